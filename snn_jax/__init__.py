@@ -1,0 +1,16 @@
+"""Why does a deep sigmoid network not learn MNIST? Networks, gradients, sweeps.
+
+One file a subject, from what is computed to what is seen:
+
+    mnist       the data set, and readers for the files people have
+    networks    architectures, initial parameters, the forward pass
+    losses      negative log-likelihood, accuracy, the class-prior plateau
+    shallow     the assignment's two-layer network, every gradient derived on one screen
+    backprop    the same for any depth and for batches
+    gradcheck   four independent ways to a gradient, compared
+    signals     per-layer numbers: gradient size, saturation
+    training    one training run as a pure function
+    sweep       init scales x learning rates x seeds at once
+    runs        a run's folder on disk
+    figures     pictures of a result
+"""

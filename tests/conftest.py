@@ -1,0 +1,38 @@
+"""Strict settings for all tests, set before the package is imported.
+
+Shapes and dtypes in the signatures are checked at run time, arrays of different rank do
+not broadcast silently, and a random key that is used twice raises.
+"""
+
+import jax
+import numpy as np
+import pytest
+from jaxtyping import install_import_hook
+
+install_import_hook("snn_jax", "beartype.beartype")
+
+from snn_jax import mnist  # noqa: E402
+
+for setting, value in (
+    ("jax_numpy_rank_promotion", "raise"),
+    ("jax_debug_key_reuse", True),
+):
+    jax.config.update(setting, value)  # type: ignore[no-untyped-call]
+
+
+@pytest.fixture(scope="session")
+def dataset() -> mnist.Dataset:
+    """All of MNIST."""
+    return mnist.load()
+
+
+@pytest.fixture(scope="session")
+def small(dataset: mnist.Dataset) -> mnist.Dataset:
+    """A few hundred images of each split, for tests that train."""
+    return mnist.Dataset(*(mnist.Split(s.x[:320], s.y[:320]) for s in dataset))
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    """For inputs that may be anything."""
+    return np.random.default_rng(20260101)

@@ -1,0 +1,142 @@
+"""Initial weights have the spread that theory says; the forward pass is the formula."""
+
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from snn_jax import networks
+from snn_jax.networks import DEEP, SHALLOW, Architecture
+
+KEY = jax.random.key(0)
+
+
+def test_the_assignments_networks() -> None:
+    shallow = {k: v.shape for k, v in networks.init(KEY, SHALLOW).items()}
+    assert shallow == {"W1": (20, 784), "b1": (20,), "W2": (10, 20), "b2": (10,)}
+    deep = {k: v.shape for k, v in networks.init(KEY, DEEP).items()}
+    hidden = {f"W{layer}": (10, 10) for layer in range(2, 7)}
+    assert deep == {"W1": (10, 784)} | hidden
+
+
+@pytest.mark.parametrize(
+    ("initializer", "variance"),
+    [
+        ("normal", 1.0),
+        ("lecun", 1 / 300),
+        ("glorot", 2 / 700),
+        ("glorot_uniform", 2 / 700),
+        ("he", 2 / 300),
+        # 300 orthonormal columns of length 400: each entry's mean square is 1 / 400.
+        ("orthogonal", 1 / 400),
+    ],
+)
+def test_variance_of_initial_weights(initializer: str, variance: float) -> None:
+    """120,000 weights: the sample variance is within 2 % (5 sigma) of the formula."""
+    net = Architecture((300, 400))
+    W = networks.init(KEY, net, initializer=initializer, gain=3.0)["W1"]
+    assert W.dtype == jnp.float32
+    np.testing.assert_allclose(W.var(), 9 * variance, rtol=0.02)
+    assert abs(W.mean()) < 5 * (9 * variance / W.size) ** 0.5
+
+
+def test_orthogonal_weights_keep_lengths() -> None:
+    """All singular values of W are the gain, whichever side is longer."""
+    params = networks.init(KEY, Architecture((30, 20, 40)), initializer="orthogonal")
+    for W in (params["W1"], params["W2"]):
+        np.testing.assert_allclose(
+            np.linalg.svd(W, compute_uv=False), np.ones(20), rtol=1e-5
+        )
+
+
+def test_scales_share_their_draws_and_layers_do_not() -> None:
+    """Two scales of one seed differ by a factor; two layers are unrelated."""
+    small = networks.init(KEY, DEEP, gain=0.25)
+    large = networks.init(KEY, DEEP, gain=4.0)
+    for leaf in small:
+        np.testing.assert_array_equal(large[leaf], 16 * small[leaf])
+    assert not np.allclose(small["W2"], small["W3"])
+    assert not networks.init(KEY, SHALLOW)["b1"].any()
+    assert networks.init(KEY, SHALLOW, bias_scale=1.0)["b1"].std() > 0.5
+
+
+def test_draws_do_not_depend_on_the_precision() -> None:
+    with jax.enable_x64(True):
+        double = networks.init(jax.random.key(0), SHALLOW, gain=0.1)
+    single = networks.init(jax.random.key(0), SHALLOW, gain=0.1)
+    for leaf in single:
+        assert double[leaf].dtype == jnp.float32
+        np.testing.assert_array_equal(double[leaf], single[leaf])
+
+
+TEXTBOOK: dict[str, Callable[[Any], Any]] = {
+    "sigmoid": lambda z: 1 / (1 + np.exp(-z)),
+    "tanh": np.tanh,
+    "relu": lambda z: np.maximum(z, 0),
+    "identity": lambda z: z,
+}
+
+
+@pytest.mark.parametrize("activation", networks.ACTIVATIONS)
+@pytest.mark.parametrize("biases", [True, False])
+def test_apply_is_the_formula(
+    activation: str, biases: bool, rng: np.random.Generator
+) -> None:
+    """Image by image in NumPy, with the functions as a textbook writes them."""
+    textbook = TEXTBOOK[activation]
+    net = Architecture((7, 5, 4, 3), activation, biases)
+    params = networks.init(KEY, net, bias_scale=1.0)
+    x = rng.random((6, 7), np.float32)
+    logits = networks.apply(params, jnp.asarray(x), architecture=net)
+    for image, row in zip(x, logits, strict=True):
+        a = image
+        for layer in (1, 2, 3):
+            z = np.asarray(params[f"W{layer}"]) @ a
+            z = z + (np.asarray(params[f"b{layer}"]) if biases else 0)
+            a = textbook(z)
+        np.testing.assert_allclose(row, z, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
+def test_slope_where_floats_saturate(activation: str) -> None:
+    """At z = 50, 1 - a is 0 in float64; the slope, by its series, is not.
+
+    For large z the sigmoid's slope is exp(-z) (1 - 2 exp(-z) + ..), and that of tanh 4
+    exp(-2 z). jax.grad of jax.nn.sigmoid and jnp.tanh give 0 there.
+    """
+    with jax.enable_x64(True):
+        function, slope, steepest = networks.ACTIVATIONS[activation]
+        z = jnp.float64(50.0)
+        expected = np.exp(-50.0) if activation == "sigmoid" else 4 * np.exp(-100.0)
+        for sign in (1, -1):
+            np.testing.assert_allclose(slope(sign * z), expected, rtol=1e-14)
+            np.testing.assert_allclose(
+                jax.grad(function)(sign * z), expected, rtol=1e-14
+            )
+        assert jax.grad(jnp.tanh)(z) == jax.grad(jax.nn.sigmoid)(z) == 0
+        assert slope(jnp.float64(0.0)) == steepest
+
+
+def test_relu_slope_at_zero() -> None:
+    function, slope, _ = networks.ACTIVATIONS["relu"]
+    assert slope(jnp.float32(0)) == jax.grad(function)(jnp.float32(0)) == 0
+
+
+@pytest.mark.parametrize(
+    ("sizes", "activation", "message"),
+    [
+        ((784,), "sigmoid", "two or more sizes"),
+        ((784, 0, 10), "sigmoid", "at least 1"),
+        ((784, 10), "logistic", "found logistic"),
+    ],
+)
+def test_impossible_architectures(
+    sizes: tuple[int, ...], activation: str, message: str
+) -> None:
+    with pytest.raises(ValueError, match=message):
+        Architecture(sizes, activation)
+    with pytest.raises(ValueError, match="found xavier"):
+        networks.init(KEY, DEEP, initializer="xavier")
