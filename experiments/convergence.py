@@ -114,8 +114,8 @@ def main(settings: Settings) -> int:
     command_line.make_folder(settings.out)
     print(
         f"{num_networks} networks ({len(scales)} init scales x {len(rates)} learning "
-        f"rates x {seeds} seeds), {epochs} epochs each"
-        + (", at most 2 minutes on two cores" if settings.preset == "quick" else ""),
+        f"rates x {seeds} seeds), {epochs} epochs each."
+        + ("\nAt most 2 minutes on two cores." if settings.preset == "quick" else ""),
         flush=True,
     )
     import jax

@@ -116,7 +116,7 @@ def value_and_grad(
         grads: a dictionary like params; ``grads["W1"]`` is dW1.
 
     >>> params = networks.init(jax.random.key(0), networks.SHALLOW, gain=0.1)
-    >>> x, y = jnp.ones((2, 784)), jnp.array([3, 5])
+    >>> x, y = jax.numpy.ones((2, 784)), jax.numpy.array([3, 5])
     >>> loss, grads = value_and_grad(params, x, y, architecture=networks.SHALLOW)
     >>> {name: grad.shape for name, grad in grads.items()}
     {'W1': (20, 784), 'b1': (20,), 'W2': (10, 20), 'b2': (10,)}

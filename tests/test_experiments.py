@@ -1,0 +1,209 @@
+"""Every script runs at a tiny size; bad flags and bad data get one line and code 2."""
+
+import os
+import re
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from snn_jax import runs
+
+ROOT = Path(__file__).parents[1]
+SCRIPTS = sorted(
+    path.stem
+    for path in (ROOT / "experiments").glob("*.py")
+    if not path.stem.startswith("_")
+)
+# A script that is not named here fails test_every_script_has_a_tiny_run.
+TINY: dict[str, list[str]] = {
+    "convergence": [
+        *("--scales", "0.1", "1", "--learning-rates", "1", "--seeds", "2"),
+        *("--epochs", "1", "--batch-size", "100"),
+    ],
+    "gradients": ["--scales", "0.01"],
+    "shallow": ["--epochs", "1", "--batch-size", "100"],
+}
+WITHOUT_OUT = {"gradients"}
+
+
+def run(script: str, *flags: str) -> subprocess.CompletedProcess[str]:
+    """As a person would, from the command line."""
+    return subprocess.run(
+        [sys.executable, str(ROOT / "experiments" / f"{script}.py"), *flags],
+        capture_output=True,
+        text=True,
+        check=False,
+        env=os.environ | {"COLUMNS": "100"},
+    )
+
+
+def test_every_script_has_a_tiny_run() -> None:
+    assert set(TINY) == set(SCRIPTS)
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_tiny_run(script: str, tmp_path: Path) -> None:
+    out = [] if script in WITHOUT_OUT else ["--out", str(tmp_path / "run")]
+    done = run(script, *TINY[script], *out)
+    assert done.returncode == 0, done.stderr
+    assert "Traceback" not in done.stderr
+    if not out:
+        assert not list(tmp_path.iterdir())
+        return
+    result = runs.load(tmp_path / "run")
+    assert result.test_accuracy.notnull().all()
+    assert '"snn_jax"' in (tmp_path / "run" / "settings.json").read_text()
+    assert not list(tmp_path.rglob("*.partial"))
+
+
+def test_shallow_prints_its_accuracy_and_both_gradients_agree(tmp_path: Path) -> None:
+    """The line a program looks for; hand and autodiff differ by rounding only."""
+    accuracies = []
+    for gradient in ("manual", "autodiff"):
+        done = run(
+            "shallow", *TINY["shallow"], "--gradient", gradient, "--out", str(tmp_path)
+        )
+        found = re.search(r"^test accuracy: (\d+\.\d\d) %$", done.stdout, re.MULTILINE)
+        assert found, done.stdout
+        assert done.stdout.rstrip().endswith(found.group())
+        accuracies.append(float(found.group(1)))
+    assert accuracies[0] > 80
+    assert abs(accuracies[0] - accuracies[1]) < 0.2
+
+
+def test_convergence_answers_in_words_and_pictures(tmp_path: Path) -> None:
+    done = run("convergence", *TINY["convergence"], "--out", str(tmp_path))
+    for part in ("Is it converging?", "Why?", "What's wrong?", "test accuracy"):
+        assert part in done.stdout
+    assert max(map(len, done.stdout.splitlines())) <= 100
+    figures = sorted(file.name for file in (tmp_path / "figures").iterdir())
+    assert figures == ["gradient_per_layer.svg", "loss_curves.svg"]
+
+
+def test_gradients_says_where_differences_are_blind() -> None:
+    done = run("gradients", *TINY["gradients"])
+    assert "agree (blind)" in done.stdout
+    assert "drowns in rounding" in done.stdout
+    assert "DISAGREE" not in done.stdout
+
+
+def test_gradients_exits_with_1_on_a_disagreement(tmp_path: Path) -> None:
+    """With sigma' replaced by 1/4 in the gradient by hand, and nothing else."""
+    script = tmp_path / "broken.py"
+    script.write_text(
+        f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r})\n"
+        "import _command_line, gradients, jax.numpy as jnp\n"
+        "from snn_jax import networks\n"
+        "sigmoid = networks.ACTIVATIONS['sigmoid']\n"
+        "networks.ACTIVATIONS['sigmoid'] = sigmoid._replace(\n"
+        "    derivative=lambda z: jnp.full_like(z, 0.25))\n"
+        "_command_line.run(gradients.main, gradients.Settings, '')\n"
+    )
+    done = subprocess.run(
+        [sys.executable, str(script), "--scales", "1"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 1, done.stderr
+    assert "DISAGREE" in done.stdout
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_help_is_instant(script: str) -> None:
+    """No jax in sight: importing it alone takes a second."""
+    done = run(script, "--help")
+    assert done.returncode == 0
+    assert "usage" in done.stdout
+    code = (
+        f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r})\n"
+        f"import {script}\n"
+        "print([m for m in ('jax', 'xarray', 'matplotlib') if m in sys.modules])"
+    )
+    loaded = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True
+    )
+    assert loaded.stdout.strip() == "[]"
+
+
+BAD_FLAGS = [
+    (
+        "convergence",
+        ["--scales", "nan"],
+        "--scales: expected numbers above 0, found nan",
+    ),
+    ("convergence", ["--scales", "0"], "--scales: expected numbers above 0, found 0.0"),
+    ("convergence", ["--scales", "1", "1"], "--scales: expected different numbers"),
+    ("convergence", ["--scales"], "--scales: expected at least one number, found none"),
+    (
+        "convergence",
+        ["--learning-rates", "-1"],
+        "--learning-rates: expected numbers ab",
+    ),
+    ("convergence", ["--learning-rates", "inf"], "--learning-rates: expected numbers "),
+    ("convergence", ["--seeds", "0"], "--seeds: expected a whole number of at least 1"),
+    (
+        "convergence",
+        ["--epochs", "-3"],
+        "--epochs: expected a whole number of at least",
+    ),
+    ("convergence", ["--depth", "0"], "--depth: expected a whole number of at least 1"),
+    ("convergence", ["--width", "0"], "--width: expected a whole number of at least 1"),
+    ("convergence", ["--batch-size", "0"], "--batch-size: expected a whole number of "),
+    ("convergence", ["--batch-size", "50001"], "--batch-size: expected at most 50000"),
+    (
+        "shallow",
+        ["--learning-rate", "nan"],
+        "--learning-rate: expected numbers above 0",
+    ),
+    ("shallow", ["--seed", "4294967296"], "--seed: expected a whole number from 0 to"),
+    ("shallow", ["--seed", "-1"], "--seed: expected a whole number from 0 to"),
+    ("gradients", ["--scales", "-0.1"], "--scales: expected numbers above 0"),
+    ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
+]
+
+
+@pytest.mark.parametrize(("script", "flags", "message"), BAD_FLAGS)
+def test_bad_flags(script: str, flags: list[str], message: str, tmp_path: Path) -> None:
+    out = [] if script in WITHOUT_OUT else ["--out", str(tmp_path / "run")]
+    done = run(script, *flags, *out)
+    assert done.returncode == 2
+    errors = [line for line in done.stderr.splitlines() if line]
+    assert errors[-1].startswith(f"error: {message}")
+    assert len(errors) == 1
+
+
+@pytest.mark.parametrize("flags", [["--seedz", "3"], ["--gradient", "magic"]])
+def test_unknown_flags(flags: list[str]) -> None:
+    done = run("shallow", *flags)
+    assert done.returncode == 2
+    assert flags[0] in done.stderr
+    assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize("script", SCRIPTS)
+def test_bad_data(script: str, tmp_path: Path) -> None:
+    """One line, no traceback, and what was in the folder is still there."""
+    data = tmp_path / "mnist.pkl.gz"
+    data.write_text("<html>404</html>")
+    out = tmp_path / "run"
+    out.mkdir()
+    (out / "results.nc").write_text("precious")
+    flags = [] if script in WITHOUT_OUT else ["--out", str(out)]
+    done = run(script, "--data", str(data), *flags)
+    assert done.returncode == 2
+    assert done.stderr.startswith(f"error: {data}: expected ")
+    assert done.stderr.count("\n") == 1
+    assert (out / "results.nc").read_text() == "precious"
+
+
+def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    started = time.monotonic()
+    done = run("convergence", "--out", str(tmp_path / "file" / "run"))
+    assert done.returncode == 2
+    assert "--out: expected a folder to write to" in done.stderr
+    assert time.monotonic() - started < 30  # before the work, not after it
