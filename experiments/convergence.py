@@ -1,7 +1,7 @@
 """Is the deep sigmoid network converging? Why? What's wrong?
 
-    python experiments/convergence.py                    under a minute on two cores
-    python experiments/convergence.py --preset full      about ten minutes
+    python experiments/convergence.py                    about a minute on two cores
+    python experiments/convergence.py --preset full      about five minutes
 
 Trains the assignment's second network (five hidden layers of 10 sigmoid units, softmax
 output, no biases, SGD) on the full training set for every init scale, learning rate and
