@@ -78,7 +78,8 @@ def test_convergence_answers_in_words_and_pictures(tmp_path: Path) -> None:
     done = run("convergence", *TINY["convergence"], "--out", str(tmp_path))
     for part in ("Is it converging?", "Why?", "What's wrong?", "test accuracy"):
         assert part in done.stdout
-    assert max(map(len, done.stdout.splitlines())) <= 100
+    # The last line names the folder, of any length.
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 92
     figures = sorted(file.name for file in (tmp_path / "figures").iterdir())
     assert figures == ["gradient_per_layer.svg", "loss_curves.svg"]
 
