@@ -3,9 +3,14 @@
 Nothing here may import jax, so that ``--help`` is instant.
 """
 
+import argparse
+import contextlib
+import io
 import math
+import os
 import sys
-from collections.abc import Callable, Iterable
+import tempfile
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -41,18 +46,23 @@ def expect(condition: bool, flag: str, expected: str, found: Any) -> None:
         raise SettingError(f"{flag}: expected {expected}, found {found}")
 
 
-def expect_positive(flag: str, values: Iterable[float]) -> None:
-    """Numbers above 0, none of them infinite or NaN, none twice."""
+def expect_positive(
+    flag: str, values: Iterable[float], least: float = 1e-30, most: float = 1e30
+) -> None:
+    """Different numbers that float32 can hold, none of them 0 or below."""
     values = list(values)
     expect(len(values) > 0, flag, "at least one number", "none")
-    for value in values:
-        expect(math.isfinite(value) and value > 0, flag, "numbers above 0", value)
-        expect(values.count(value) == 1, flag, "different numbers", f"{value} twice")
+    for i, value in enumerate(values):
+        wanted = f"numbers from {least:g} to {most:g}"
+        expect(math.isfinite(value) and least <= value <= most, flag, wanted, value)
+        # float32 has seven digits: closer numbers would be the same network twice.
+        same = any(math.isclose(value, other, rel_tol=1e-6) for other in values[:i])
+        expect(not same, flag, "different numbers", f"{value} twice")
 
 
-def expect_count(flag: str, value: int) -> None:
+def expect_count(flag: str, value: int, most: int = 10**6) -> None:
     """A whole number of at least 1."""
-    expect(value >= 1, flag, "a whole number of at least 1", value)
+    expect(1 <= value <= most, flag, f"a whole number from 1 to {most}", value)
 
 
 def expect_seed(flag: str, value: int) -> None:
@@ -71,30 +81,76 @@ def expect_batch_size(value: int, num_examples: int) -> None:
 
 
 def make_folder(path: Path) -> None:
-    """Makes the output folder before the work starts, not after it is done."""
+    """Makes the output folder and tries it before the work starts, not after it."""
     try:
         path.mkdir(parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=path):
+            pass
     except OSError as error:
-        raise SettingError(
-            f"--out: expected a folder to write to, found {path} ({error.strerror})"
-        ) from None
+        expect(False, "--out", "a folder to write to", f"{path} ({error.strerror})")
 
 
-def run(main: Callable[[SettingsT], int], settings: type[SettingsT], doc: str) -> None:
+def _parse(settings: type[SettingsT], doc: str, default: SettingsT | None) -> SettingsT:
+    """Tyro's parser, with what it says of a mistake in one line instead of a box."""
+    said = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(said):
+            parsed: SettingsT = tyro.cli(settings, description=doc, default=default)  # type: ignore[assignment]
+            return parsed
+    except SystemExit as stop:
+        if stop.code:
+            lines = [line.strip("\u2502\u2500\u256d\u256e\u256f\u2570 \n")
+                     for line in said.getvalue().splitlines()]  # fmt: skip
+            words = (
+                " ".join(filter(None, lines[1:]))
+                .split("Argument helptext")[0]
+                .split("For full")[0]
+            )
+            print(f"error: {words.strip()} (see --help)", file=sys.stderr)
+        raise
+
+
+def run(
+    main: Callable[[SettingsT], int],
+    settings: type[SettingsT],
+    doc: str,
+    presets: Mapping[str, SettingsT] | None = None,
+) -> None:
     """Parses the flags, runs main and leaves with its exit code.
 
     0: done. 1: a check failed. 2: bad input, with one line that says what. 130: Ctrl-C.
+
+    Args:
+        main: takes the settings.
+        settings: a frozen dataclass.
+        doc: the text above the flags in --help.
+        presets: by the value of --preset, what the other flags are if they are not
+        given.
     """
-    parsed = tyro.cli(settings, description=doc)
+    default = None
+    if presets:
+        preset = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+        preset.add_argument("--preset")
+        default = presets.get(str(preset.parse_known_args()[0].preset))
+    parsed = _parse(settings, doc, default)
     try:
         parsed.validate()
         code = main(parsed)
+        sys.stdout.flush()
     except KeyboardInterrupt:
-        print("\nstopped; nothing was written", file=sys.stderr)
+        print("\nstopped", file=sys.stderr)
         code = 130
+    except BrokenPipeError:  # piped into head, say, which has seen enough
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        code = 0
+    except OSError as error:
+        print(f"error: {error}", file=sys.stderr)
+        code = 2
     except ValueError as error:
-        # Mistakes of the user, not of the program: those keep their traceback.
-        if type(error).__name__ not in ("SettingError", "DataError"):
+        from snn_jax.mnist import DataError
+
+        # Mistakes of the user. Those of the program keep their traceback.
+        if not isinstance(error, SettingError | DataError):
             raise
         print(f"error: {error}", file=sys.stderr)
         code = 2

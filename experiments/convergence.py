@@ -1,63 +1,36 @@
 """Is the deep sigmoid network converging? Why? What's wrong?
 
-    python experiments/convergence.py                    about a minute on two cores
-    python experiments/convergence.py --preset full      about five minutes
+    python experiments/convergence.py                    a minute and a half on two
+    cores python experiments/convergence.py --preset full      about ten minutes
 
 Trains the assignment's second network (five hidden layers of 10 sigmoid units, softmax
 output, no biases, SGD) on the full training set for every init scale, learning rate and
-seed at once; prints what became of them and the answer in words; writes the labelled
-result and two figures into runs/convergence.
+seed at once. Prints what became of the networks and the answer in words; writes the
+labelled result, the figures and report.html, a page with all of it, into
+runs/convergence.
 """
 
 import textwrap
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import _command_line as command_line
-import numpy as np
-import tyro
 
 if TYPE_CHECKING:
     import xarray as xr
 
-PRESETS = {
-    "quick": {
-        "scales": (0.01, 0.1, 0.3, 1.0, 3.0, 10.0),
-        "learning_rates": (0.1, 0.3, 1.0),
-        "seeds": 8,
-        "epochs": 10,
-    },
-    "full": {
-        "scales": (0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
-        "learning_rates": (0.03, 0.1, 0.3, 1.0),
-        "seeds": 16,
-        "epochs": 20,
-    },
+    from snn_jax.mnist import Dataset
+    from snn_jax.networks import Architecture
+    from snn_jax.report import Section
+
+# The second sweep, over depth, at one learning rate: it asks how deep a network may be.
+DEPTHS = (1, 2, 3, 4, 5)
+DEPTH_STUDY = {
+    "quick": {"learning_rate": 1.0, "seeds": 3, "epochs": 3},
+    "full": {"learning_rate": 1.0, "seeds": 8, "epochs": 10},
 }
-
-# A network that has gained less than this has not left the class-prior plateau. Noise
-# alone moves a stuck network's loss by up to 0.005 nats at the learning rates here, and
-# one that leaves gains 0.2 within an epoch.
-PLATEAU_MARGIN = 0.02
-# Accuracies closer than this are the same number of images, in float32.
-SAME_ACCURACY = 1e-6
-# Half of the ln 10 = 2.3 nats that there are to know.
-LEARNED = 1.15
-# Share of the hidden units above which a network passes on little of its input.
-MOSTLY_SATURATED = 0.6
-
-
-Floats = Annotated[
-    tuple[float, ...] | None,
-    tyro.conf.arg(
-        metavar="FLOAT [FLOAT ...]", help_behavior_hint="(default: the preset's)"
-    ),
-]
-Count = Annotated[
-    int | None,
-    tyro.conf.arg(metavar="INT", help_behavior_hint="(default: the preset's)"),
-]
 
 
 @dataclass(frozen=True)
@@ -65,14 +38,15 @@ class Settings:
     """Flags of the script."""
 
     preset: Literal["quick", "full"] = "quick"
-    """Sets whatever no other flag sets."""
-    scales: Floats = None
-    """Init scales: standard deviation of every initial weight."""
-    learning_rates: Floats = None
+    """Sets the scales, rates, seeds and epochs that no other flag sets."""
+    scales: tuple[float, ...] = (0.01, 0.1, 0.3, 1.0, 3.0, 10.0)
+    """Init scales: standard deviation of every initial weight, or the gain of another
+    initializer."""
+    learning_rates: tuple[float, ...] = (0.1, 0.3, 1.0)
     """Of plain stochastic gradient descent."""
-    seeds: Count = None
+    seeds: int = 8
     """Networks for each scale and learning rate."""
-    epochs: Count = None
+    epochs: int = 10
     """Passes over the training set."""
     batch_size: int = 32
     """Images a step; 1 is true stochastic gradient descent."""
@@ -82,273 +56,452 @@ class Settings:
     """Units in each of them."""
     activation: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"
     """Of the hidden units."""
+    biases: bool = False
+    """Whether layers have biases, starting at 0."""
+    initializer: Literal[
+        "normal", "lecun", "glorot", "glorot_uniform", "he", "orthogonal"
+    ] = "normal"
+    """What the init scale multiplies."""
+    depth_study: bool = True
+    """Whether to train depths 1 to 5 too."""
     data: command_line.DataPath = None
     out: Path = Path("runs/convergence")
     """Folder for the result; what an earlier run left there is replaced."""
 
-    def with_preset(self) -> "Settings":
-        """The same with every open setting filled in from the preset."""
-        preset: dict[str, Any] = PRESETS[self.preset]
-        return replace(
-            self,
-            **{name: v for name, v in preset.items() if getattr(self, name) is None},
-        )
-
     def validate(self) -> None:
         """Raises SettingError."""
-        filled = self.with_preset()
-        command_line.expect_positive("--scales", filled.scales or ())
-        command_line.expect_positive("--learning-rates", filled.learning_rates or ())
-        for flag in ("seeds", "epochs", "batch_size", "depth", "width"):
-            command_line.expect_count(
-                "--" + flag.replace("_", "-"), getattr(filled, flag)
-            )
+        command_line.expect_positive("--scales", self.scales)
+        command_line.expect_positive("--learning-rates", self.learning_rates)
+        command_line.expect_count("--seeds", self.seeds)
+        command_line.expect_count("--epochs", self.epochs)
+        command_line.expect_count("--batch-size", self.batch_size)
+        command_line.expect_count("--depth", self.depth, most=1000)
+        command_line.expect_count("--width", self.width, most=10_000)
+
+    @property
+    def num_networks(self) -> int:
+        """Of the main sweep."""
+        return len(self.scales) * len(self.learning_rates) * self.seeds
+
+
+QUICK = Settings()
+FULL = Settings(
+    preset="full",
+    scales=(0.01, 0.03, 0.1, 0.2, 0.3, 0.5, 1.0, 2.0, 3.0, 5.0, 10.0),
+    learning_rates=(0.03, 0.1, 0.3, 1.0),
+    seeds=16,
+    epochs=20,
+)
 
 
 def main(settings: Settings) -> int:
-    """Trains the networks, saves the result, prints the table and the answer."""
-    settings = settings.with_preset()
-    scales, rates = settings.scales or (), settings.learning_rates or ()
-    seeds, epochs = settings.seeds or 0, settings.epochs or 0
-    num_networks = len(scales) * len(rates) * seeds
+    """Trains the networks, writes everything, prints the table and the answer."""
     command_line.make_folder(settings.out)
+    at_most = replace(settings, out=QUICK.out, data=None) == QUICK
     print(
-        f"{num_networks} networks ({len(scales)} init scales x {len(rates)} learning "
-        f"rates x {seeds} seeds), {epochs} epochs each."
-        + ("\nAt most 2 minutes on two cores." if settings.preset == "quick" else ""),
+        f"{settings.num_networks} networks ({len(settings.scales)} init scales x "
+        f"{len(settings.learning_rates)} learning rates x {settings.seeds} seeds), "
+        f"{settings.epochs} epochs each."
+        + ("\nAt most 2 minutes on two cores." if at_most else ""),
         flush=True,
     )
-    import jax
     from tqdm import tqdm
 
-    from snn_jax import figures, mnist, runs
+    from snn_jax import answer, diagnosis, figures, mnist, report, runs
     from snn_jax.networks import Architecture
-    from snn_jax.sweep import sweep
 
     dataset = mnist.load(settings.data)
     command_line.expect_batch_size(settings.batch_size, len(dataset.train.y))
     hidden = (settings.width,) * settings.depth
-    architecture = Architecture((784, *hidden, 10), settings.activation, biases=False)
-    with tqdm(total=num_networks * epochs, desc="training", unit="epoch") as bar:
-        result = sweep(
-            jax.random.key(0),
-            dataset,
-            architecture=architecture,
-            scales=scales,
-            learning_rates=rates,
-            num_seeds=seeds,
-            num_epochs=epochs,
-            batch_size=settings.batch_size,
-            report=bar.update,
-        )
-    runs.save(settings.out, result, asdict(settings))
-    pictures = settings.out / "figures"
-    figures.save(figures.loss_curves(result), pictures / "loss_curves.svg")
-    figures.save(
-        figures.gradient_per_layer(result), pictures / "gradient_per_layer.svg"
+    architecture = Architecture(
+        (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES),
+        settings.activation,
+        settings.biases,
     )
+    depth_epochs = depth_study_epochs(settings)
+    total = settings.num_networks * settings.epochs + depth_epochs
+    with tqdm(total=total, desc="training", unit="epoch") as bar:
+        result = train(settings, dataset, architecture, bar.update)
+        result["verdict"] = diagnosis.verdicts(result)
+        by_depth = study_depth(settings, dataset, bar.update) if depth_epochs else None
+    add_theory(result, dataset, architecture, settings)
+
+    runs.save(settings.out, result, asdict(settings))
+    runs.to_table(result).to_csv(settings.out / "networks.csv", index=False)
+    if by_depth is not None:
+        with runs.replacing(settings.out / "depth.nc") as file:
+            by_depth.to_netcdf(file, engine="scipy")
+    words = answer.answer(result)
+    sections = page(result, by_depth, dataset, architecture, settings)
+    for section in sections:
+        if section.figure is not None:
+            path = settings.out / "figures" / f"{section.name}.svg"
+            with runs.replacing(path) as file:
+                file.write_text(figures.to_svg(section.figure), encoding="utf-8")
+    html = report.render(
+        title="Is it converging? Why? What's wrong?",
+        subtitle=subtitle(result, architecture, settings),
+        answer=words,
+        sections=sections,
+        made_with={
+            name: str(value)
+            for name, value in {**asdict(settings), **runs.environment()}.items()
+        },
+    )
+    with runs.replacing(settings.out / "report.html") as file:
+        file.write_text(html, encoding="utf-8")
+
     print()
-    print(table(result))
-    print()
-    print(answer(result))
-    print(f"\nSaved in {settings.out}: results.nc, figures/*.svg.")
+    print(as_text(answer.outcome_table(result)))
+    print(
+        f"\nMedians over {result.sizes['seed']} seeds after {settings.epochs} epochs: loss "
+        "and label information in nats, test\naccuracy, and first over last layer's rms "
+        "gradient before the first step. Who knows nothing\nabout the images pays "
+        f"{result.plateau_loss:.3f} nats, the class-prior plateau; label information is "
+        "what a\nnetwork pays less."
+    )
+    for question, paragraphs in words.items():
+        print()
+        print(question)
+        for paragraph in paragraphs:
+            print(textwrap.fill(paragraph, 88))
+    print(f"\nRead it with pictures: {settings.out / 'report.html'}")
     return 0
 
 
-def table(result: "xr.Dataset") -> str:
-    """A line for each init scale and learning rate: medians over seeds."""
-    layout = "{:>7} {:>8} {:>8} {:>12} {:>14} {:>17} {:>12}"
-    lines = [
-        layout.format(
-            "init", "learning", "valid.", "label", "test accuracy", "", "grad."
-        ),
-        layout.format(
+def train(
+    settings: Settings,
+    dataset: "Dataset",
+    architecture: "Architecture",
+    progress: Callable[[int], Any],
+) -> "xr.Dataset":
+    """The main sweep."""
+    import jax
+
+    from snn_jax.sweep import sweep
+
+    return sweep(
+        jax.random.key(0),
+        dataset,
+        architecture=architecture,
+        scales=settings.scales,
+        learning_rates=settings.learning_rates,
+        num_seeds=settings.seeds,
+        num_epochs=settings.epochs,
+        batch_size=settings.batch_size,
+        initializer=settings.initializer,
+        report=progress,
+    )
+
+
+def depth_study_epochs(settings: Settings) -> int:
+    """(network, epoch) pairs of the sweep over depth."""
+    study = DEPTH_STUDY[settings.preset]
+    if not settings.depth_study:
+        return 0
+    per_depth = len(settings.scales) * study["seeds"] * study["epochs"]
+    return int(per_depth * len(DEPTHS))
+
+
+def study_depth(
+    settings: Settings, dataset: "Dataset", progress: Callable[[int], Any]
+) -> "xr.Dataset":
+    """Test accuracy for every depth and init scale, beside theory's depth scale."""
+    import numpy as np
+    import pandas as pd
+    import xarray as xr
+
+    from snn_jax import meanfield, mnist
+    from snn_jax.networks import Architecture
+
+    study = DEPTH_STUDY[settings.preset]
+    shallower = replace(
+        settings,
+        learning_rates=(study["learning_rate"],),
+        seeds=int(study["seeds"]),
+        epochs=int(study["epochs"]),
+    )
+    accuracies = []
+    for depth in DEPTHS:
+        hidden = (settings.width,) * depth
+        architecture = Architecture(
+            (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES),
+            settings.activation,
+            settings.biases,
+        )
+        trained = train(shallower, dataset, architecture, progress)
+        accuracies.append(trained.test_accuracy.isel(learning_rate=0, drop=True))
+    result = xr.Dataset(
+        {"test_accuracy": xr.concat(accuracies, pd.Index(DEPTHS, name="depth"))}
+    )
+    if settings.initializer == "normal":
+        sigma_w = settings.width**0.5 * np.asarray(settings.scales)
+        result["depth_scale"] = (
             "scale",
-            "rate",
-            "loss",
-            "information",
-            "median",
-            "worst to best",
-            "first/last",
+            [
+                meanfield.depth_scale(activation=settings.activation, sigma_w=float(s))
+                for s in sigma_w
+            ],
+        )
+    return result
+
+
+def add_theory(
+    result: "xr.Dataset",
+    dataset: "Dataset",
+    architecture: "Architecture",
+    settings: Settings,
+) -> None:
+    """Puts what theory predicts for the initial networks beside the measurements."""
+    import numpy as np
+
+    from snn_jax import meanfield, training
+
+    if settings.initializer != "normal":
+        return  # the formulas are for independent normal weights
+    squared_norms = (dataset.train.x[: training.NUM_SIGNAL_IMAGES] ** 2).sum(axis=1)
+    theories: dict[str, Callable[..., Any]] = {
+        "gradient_rms_meanfield": meanfield.gradient_rms
+    }
+    if not settings.biases:
+        theories["gradient_rms_exact"] = meanfield.exact_gradient_rms
+    for name, predict in theories.items():
+        rows = [
+            predict(architecture, float(scale), squared_norms) for scale in result.scale
+        ]
+        result[name] = (("scale", "layer"), np.array(rows))
+        result[name].attrs.update(
+            long_name=f"predicted {name}", units="nats per unit of weight"
+        )
+
+
+def subtitle(
+    result: "xr.Dataset", architecture: "Architecture", settings: Settings
+) -> str:
+    """What was run, in a line."""
+    sizes = "-".join(map(str, architecture.sizes))
+    return (
+        f"{result.verdict.size} networks {sizes}, {architecture.activation} units, "
+        f"{'with' if architecture.biases else 'no'} biases, softmax output: "
+        f"{result.sizes['scale']} init scales, {result.sizes['learning_rate']} "
+        f"learning rates, {result.sizes['seed']} seeds; stochastic gradient descent on "
+        f"{settings.data or 'MNIST'}, batches of {settings.batch_size}, "
+        f"{settings.epochs} epochs."
+    )
+
+
+def page(
+    result: "xr.Dataset",
+    by_depth: "xr.Dataset | None",
+    dataset: "Dataset",
+    architecture: "Architecture",
+    settings: Settings,
+) -> "list[Section]":
+    """The report's sections, in order."""
+    from snn_jax import answer, diagnosis, figures, training
+    from snn_jax.report import Section
+
+    seeds, epochs = result.sizes["seed"], int(result.epoch[-1])
+    load = f'result = runs.load("{settings.out}")'
+    per_seed = f"{seeds} seeds for each scale"
+    sections = [
+        Section(
+            "loss_curves",
+            "How the loss falls, or does not",
+            figure=figures.loss_curves(result),
+            caption=(
+                "Validation loss after each epoch (left axis) and what it says the "
+                "network knows about the labels (right axis). A line is the median of "
+                f"{seeds} seeds, a band their middle 80 %. Look for the curves that "
+                "lie on the dashed line, the class-prior plateau: small scales stay on "
+                "it, some leave it late and at once."
+            ),
+            redraw=f"{load}; figures.loss_curves(result)",
+        ),
+        Section(
+            "accuracy_by_scale",
+            "Which init scale learns",
+            figure=figures.accuracy_by_scale(result),
+            caption=(
+                f"Test accuracy after {epochs} epochs; every dot is a network, bars "
+                f"are medians of {per_seed}. The dashed line is the share of the "
+                "commonest digit: dots on it belong to networks that give every image "
+                "one answer."
+            ),
+            redraw=f"{load}; figures.accuracy_by_scale(result)",
+        ),
+        Section(
+            "verdict_map",
+            "The verdicts",
+            figure=figures.verdict_map(result),
+            caption=(
+                f"The commonest verdict of the {seeds} networks of each cell, and how "
+                "many have it. Failure has two sides: to the left gradients vanish, to "
+                "the right units saturate."
+            ),
+            redraw=f"{load}; figures.verdict_map(result)",
+        ),
+        Section(
+            "outcomes",
+            "Every setting in numbers",
+            text=[
+                "Loss and label information in nats after the last epoch, medians over "
+                f"{seeds} seeds. Who knows nothing about the images pays "
+                f"{result.plateau_loss:.3f} nats, the entropy of the labels under the "
+                "training set's frequencies. The gradient is the rms over images of "
+                "the first layer's over the last layer's, before the first step."
+            ],
+            table=answer.outcome_table(result),
+        ),
+        Section(
+            "gradient_per_layer",
+            "The gradient on its way down",
+            text=[
+                "Each layer multiplies the error by the transpose of its weights and "
+                "by the slope of its units. At small init scales both are small, and "
+                "the product over layers is a straight line on this logarithmic axis."
+            ],
+            figure=figures.gradient_per_layer(result),
+            caption=(
+                "Rms over images and weights of single-image gradients before the "
+                f"first step. Dots: measured, rms of {seeds} networks, bars from the "
+                "smallest to the largest. Solid lines: the exact recursion for this "
+                "width. Dotted: mean field theory, for wide layers."
+            ),
+            redraw=f"{load}; figures.gradient_per_layer(result)",
+            table=answer.theory_table(result),
+        ),
+        Section(
+            "signals_per_layer",
+            "What the layers pass on before the first step",
+            figure=figures.signals_per_layer(result, epoch=0),
+            caption=(
+                "Saturated units, differences between images, and what a linear probe "
+                "reads from each hidden layer, in float64; medians and middle 80 % of "
+                f"{per_seed}, on {training.NUM_SIGNAL_IMAGES} training images. Small "
+                "scales make images alike but lose nothing: the probe reads as much "
+                "from the top as from the bottom. Large scales keep them apart and "
+                "lose what they show."
+            ),
+            redraw=f"{load}; figures.signals_per_layer(result, epoch=0)",
         ),
     ]
-    ratios = gradient_ratio(result).median("seed")
-    for scale in result.scale.values:
-        for rate in result.learning_rate.values:
-            cell = result.sel(scale=scale, learning_rate=rate)
-            accuracy = 100 * cell.test_accuracy
-            last = cell.isel(epoch=-1).median("seed")
-            lines.append(
-                layout.format(
-                    f"{scale:g}",
-                    f"{rate:g}",
-                    f"{float(last.valid_loss):.3f}",
-                    f"{float(last.label_information):z.3f}",
-                    f"{float(accuracy.median()):.2f} %",
-                    f"{float(accuracy.min()):.2f} to {float(accuracy.max()):.2f} %",
-                    f"{float(ratios.sel(scale=scale)):.1g}",
-                )
-            )
-        lines.append("")
-    lines.append(
-        f"After {int(result.epoch[-1])} epochs; loss and label information in nats, "
-        f"medians over {result.sizes['seed']} seeds.\n"
-        f"Who knows nothing about the images pays {result.plateau_loss:.3f} nats, the "
-        "class-prior plateau; label\ninformation is what a network pays less. The "
-        "gradient is the rms of the first layer's over\nthe last layer's, before the "
-        "first step."
+    maps, digits = representations(result, dataset, architecture, settings)
+    sections.append(
+        Section(
+            "representations",
+            "The ten digits from layer to layer",
+            figure=figures.representations(maps, digits),
+            caption=(
+                f"{len(digits)} training images in each hidden layer of one untrained "
+                "network a row (seed 0), in the plane in which they differ most; a "
+                "colour a digit, each panel at its own magnification. At small scales "
+                "the cloud only shrinks and flattens; at large ones it breaks into "
+                "clumps that have nothing to do with the digits."
+            ),
+        )
     )
+    if by_depth is not None and "depth_scale" in by_depth:
+        study = DEPTH_STUDY[settings.preset]
+        sections.append(
+            Section(
+                "depth_map",
+                "How deep may it be",
+                figure=figures.depth_map(by_depth),
+                caption=(
+                    f"Median test accuracy of {study['seeds']} seeds after "
+                    f"{study['epochs']} epochs at learning rate "
+                    f"{study['learning_rate']:g}. White line: the depth scale of mean "
+                    "field theory, the number of layers over which a gradient changes "
+                    "by a factor e, at its fixed point; see that networks a few times "
+                    "deeper than it do not train."
+                ),
+                redraw=f'figures.depth_map(xarray.load_dataset("{settings.out}/depth.nc"))',
+            )
+        )
+    early = epochs // diagnosis.LONGEST_HORIZON
+    if early >= 1:
+        sections.append(
+            Section(
+                "confusion",
+                "Can the verdicts be trusted",
+                text=[
+                    f"Had the runs been stopped after {early} "
+                    f"{'epoch' if early == 1 else 'epochs'}, these verdicts would have "
+                    "been given. Each makes a claim about a time up to "
+                    f"{diagnosis.LONGEST_HORIZON} times as long, and the rest of the "
+                    "runs tells whether it came true."
+                ],
+                table=answer.confusion_table(diagnosis.confusion(result, early)),
+            )
+        )
+    sections.append(
+        Section(
+            "verdict_list",
+            "What the verdicts claim, and what to try first",
+            table=[
+                ["verdict", "a network that", "for, in epochs seen", "first try"],
+                *(
+                    [kind.name, kind.claim, f"{kind.horizon} x", kind.advice]
+                    for kind in diagnosis.KINDS
+                ),
+            ],
+        )
+    )
+    return sections
+
+
+def representations(
+    result: "xr.Dataset",
+    dataset: "Dataset",
+    architecture: "Architecture",
+    settings: Settings,
+) -> "tuple[xr.DataArray, Any]":
+    """500 images in each hidden layer's main plane, for up to three init scales."""
+    import jax
+    import numpy as np
+    import xarray as xr
+
+    from snn_jax import signals
+    from snn_jax.sweep import initial_params
+
+    x, digits = dataset.train.x[:500], dataset.train.y[:500]
+    scales = result.scale.values
+    chosen = scales[np.unique(np.linspace(0, len(scales) - 1, 3).astype(int))]
+    maps = []
+    for scale in chosen:
+        params = initial_params(
+            jax.random.key(0),
+            0,
+            architecture,
+            scale=float(scale),
+            initializer=settings.initializer,
+        )
+        maps.append(signals.main_planes(params, x, architecture=architecture))
+    return (
+        xr.DataArray(
+            np.array(maps),
+            dims=("scale", "hidden_layer", "image", "axis"),
+            coords={"scale": chosen, "hidden_layer": result.hidden_layer},
+        ),
+        digits,
+    )
+
+
+def as_text(table: list[list[str]]) -> str:
+    """Rows of cells as lines, columns aligned to the right, a gap between scales."""
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = []
+    for previous, row in zip([table[0], *table], table, strict=False):
+        if row[0] != previous[0]:
+            lines.append("")
+        lines.append(
+            "  ".join(
+                cell.rjust(width) for cell, width in zip(row, widths, strict=True)
+            )
+        )
     return "\n".join(lines)
 
 
-def gradient_ratio(result: "xr.Dataset") -> "xr.DataArray":
-    """First over last layer's gradient rms before the first step."""
-    initial = result.gradient_rms.isel(epoch=0, learning_rate=0)
-    ratio: xr.DataArray = initial.isel(layer=0) / initial.isel(layer=-1)
-    return ratio
-
-
-def outcomes(result: "xr.Dataset") -> "xr.Dataset":
-    """What became of every network, as booleans: stuck, learned, diverged.
-
-    Stuck on the class-prior plateau: the loss is that of the best constant prediction,
-    and the test accuracy is the share of one digit, the same answer for every image.
-    """
-    information = result.label_information.isel(epoch=-1)
-    one_answer = abs(result.test_accuracy - result.test_class_frequency).min("digit")
-    return result.drop_vars(result.data_vars).assign(
-        diverged=~np.isfinite(information),
-        stuck=(abs(information) < PLATEAU_MARGIN) & (one_answer < SAME_ACCURACY),
-        learned=information > LEARNED,
-    )
-
-
-def most(outcome: "xr.DataArray") -> list[float]:
-    """The init scales at which it holds for more than half of the networks."""
-    share = outcome.mean(["learning_rate", "seed"])
-    return [float(scale) for scale in share.scale[share > 0.5]]
-
-
-def count(outcome: "xr.DataArray", scales: list[float]) -> str:
-    """How many networks of these scales it holds for."""
-    cells = outcome.sel(scale=scales)
-    return f"{int(cells.sum())} of {cells.size} networks"
-
-
-def listed(scales: list[float]) -> str:
-    """Numbers as one says them: 0.01, 0.1 and 1."""
-    words = [f"{scale:g}" for scale in scales]
-    return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
-
-
-def is_it_converging(result: "xr.Dataset", became: "xr.Dataset") -> str:
-    """Counts of stuck, learned and other networks."""
-    text = []
-    epochs = int(result.epoch[-1])
-    stuck, learned = most(became.stuck), most(became.learned)
-    other = [float(s) for s in result.scale if float(s) not in stuck + learned]
-    if stuck:
-        text.append(
-            f"No at init scale {listed(stuck)}: {count(became.stuck, stuck)} are on "
-            f"the class-prior plateau after {epochs} epochs. They know how frequent "
-            "the digits are and nothing about the images: their test accuracy is "
-            "exactly the share of one digit, which is their answer to every image."
-        )
-    if learned:
-        accuracy = result.test_accuracy.median("seed").sel(scale=learned)
-        best = accuracy.isel(accuracy.argmax(["scale", "learning_rate"]))
-        text.append(
-            f"Yes at init scale {listed(learned)}: {count(became.learned, learned)} "
-            "know more than half of what there is to know. The best setting, scale "
-            f"{float(best.scale):g} with learning rate {float(best.learning_rate):g}, "
-            f"has a median test accuracy of {100 * float(best):.1f} %."
-        )
-    if other:
-        accuracy = result.test_accuracy.sel(scale=other)
-        text.append(
-            f"Hardly at init scale {listed(other)}: most networks are neither stuck on "
-            "the plateau nor have they learned half of what there is to know; their "
-            f"median test accuracy is {100 * float(accuracy.median()):.1f} %."
-        )
-    if bool(became.diverged.any()):
-        text.append(f"{int(became.diverged.sum())} networks diverged.")
-    return "\n".join(text)
-
-
-def why(result: "xr.Dataset", became: "xr.Dataset") -> str:
-    """Gradients and saturation before the first step."""
-    text = []
-    scales = [float(scale) for scale in result.scale]
-    ratio = gradient_ratio(result).median("seed")
-    saturated = result.saturation.isel(epoch=0).mean(
-        ["learning_rate", "seed", "hidden_layer"]
-    )
-    stuck = most(became.stuck)
-    if stuck:
-        worst, largest = min(stuck), max(scales)
-        text.append(
-            f"At init scale {worst:g} the first layer's gradient is "
-            f"{float(ratio.sel(scale=worst)):.1g} times the last layer's before the "
-            f"first step; at scale {largest:g} it is "
-            f"{float(ratio.sel(scale=largest)):.1g} times. On the way down each layer "
-            "multiplies it by its weights, which are small, and by the slope of its "
-            "units, which for a sigmoid is at most 1/4. Only the last layer gets a "
-            "gradient to speak of, and all that it can learn alone is how frequent the "
-            "digits are: through weights so small it sees the same input for every "
-            "image."
-        )
-    full = [s for s in scales if float(saturated.sel(scale=s)) > MOSTLY_SATURATED]
-    if full:
-        text.append(
-            f"At init scale {listed(full)} gradients do not vanish, but "
-            f"{100 * float(saturated.sel(scale=full).mean()):.0f} % of the hidden "
-            "units are saturated before the first step: they are 0 or 1 almost "
-            "whatever the image, so that what tells the digits apart is lost on the "
-            "way up."
-        )
-    return "\n".join(text) or "Neither gradients nor saturation stand out at the start."
-
-
-def what_is_wrong(result: "xr.Dataset", became: "xr.Dataset") -> str:
-    """The one thing to change, and how far the answer reaches."""
-    stuck, learned = most(became.stuck), most(became.learned)
-    if stuck and learned:
-        accuracy = result.test_accuracy.median(["seed", "learning_rate"])
-        best = float(accuracy.idxmax("scale"))
-        nearest = min(stuck, key=lambda scale: abs(np.log(scale / best)))
-        text = (
-            "The init scale. Not the data, not the network and not the gradients, "
-            "which agree four ways (experiments/gradients.py): with all of these "
-            f"unchanged it learns at init scale {listed(learned)}. To mend it, change "
-            f"one number: draw the weights with a standard deviation of {best:g} "
-            f"instead of {nearest:g}."
-        )
-    elif stuck:
-        text = (
-            "No init scale here trains this network. Try scales around 1, a larger "
-            "learning rate, fewer layers or another activation."
-        )
-    else:
-        text = "Nothing that these settings show."
-    return text + (
-        f"\nAll this is said of {int(result.epoch[-1])} epochs: a network that is "
-        "stuck by then may still leave the plateau later."
-    )
-
-
-def answer(result: "xr.Dataset") -> str:
-    """The assignment's three questions, from the numbers of the result alone."""
-    became = outcomes(result)
-    questions = {
-        "Is it converging?": is_it_converging(result, became),
-        "Why?": why(result, became),
-        "What's wrong?": what_is_wrong(result, became),
-    }
-    return "\n\n".join(
-        "\n".join([question, *(textwrap.fill(line, 88) for line in text.splitlines())])
-        for question, text in questions.items()
-    )
-
-
 if __name__ == "__main__":
-    command_line.run(main, Settings, __doc__)
+    command_line.run(main, Settings, __doc__, {"quick": QUICK, "full": FULL})

@@ -31,7 +31,7 @@ class Settings:
 
     def validate(self) -> None:
         """Raises SettingError."""
-        command_line.expect_positive("--scales", self.scales)
+        command_line.expect_positive("--scales", self.scales, least=1e-6, most=1e3)
         command_line.expect_count("--batch-size", self.batch_size)
         command_line.expect_seed("--seed", self.seed)
 

@@ -8,9 +8,13 @@ One file a subject, from what is computed to what is seen:
     shallow     the assignment's two-layer network, every gradient derived on one screen
     backprop    the same for any depth and for batches
     gradcheck   four independent ways to a gradient, compared
-    signals     per-layer numbers: gradient size, saturation
+    signals     per-layer numbers: gradients, saturation, what a probe still reads
+    meanfield   what theory predicts for the same numbers
     training    one training run as a pure function
     sweep       init scales x learning rates x seeds at once
+    diagnosis   the verdict on each network, with its evidence
+    answer      the assignment's questions, answered in words and tables
     runs        a run's folder on disk
     figures     pictures of a result
+    report      one page with all of it
 """

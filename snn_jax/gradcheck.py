@@ -5,13 +5,14 @@
     complex step         Im loss(w + i h) / h, one weight at a time
     central difference   (loss(w + h) - loss(w - h)) / 2h, one weight at a time
 
-The last two know nothing of derivatives: they evaluate the loss. The central difference
-subtracts two losses of about 2.3 that are known to 16 digits, so it cannot see a
-gradient below about 1e-16 * 2.3 / h, and deep in a sigmoid network gradients are far
-below that. The complex step (Squire & Trapp 1998; Lyness & Moler 1967) subtracts
-nothing. The loss is analytic, so loss(w + i h) = loss(w) + i h loss'(w) - O(h^2): the
-derivative stands alone in the imaginary part, with all its digits, and h can be so
-small that the rest vanishes.
+The first two share one thing, the slopes f' in ``networks.ACTIVATIONS``, which autodiff
+is told to use. The last two know nothing of derivatives: they evaluate the loss. The
+central difference subtracts two losses of about 2.3 that are known to 16 digits, so it
+cannot see a gradient below about 1e-16 * 2.3 / h, and deep in a sigmoid network
+gradients are far below that. The complex step (Squire & Trapp 1998; Lyness & Moler
+1967) subtracts nothing. The loss is analytic, so loss(w + i h) = loss(w) + i h loss'(w)
+- O(h^2): the derivative stands alone in the imaginary part, with all its digits, and h
+can be so small that the rest vanishes.
 
 All is done in float64. Two gradients g, h of a leaf are compared by
 
@@ -36,8 +37,9 @@ from snn_jax import backprop, losses
 from snn_jax.networks import Architecture, Images, Labels, Params
 from snn_jax.training import ValueAndGrad
 
-# Any h whose square is lost beside 1 will do.
-COMPLEX_STEP = 1e-30
+# Any h whose square is lost beside 1 will do, as long as no product of h and a gradient
+# leaves the range of floats.
+COMPLEX_STEP = 1e-20
 # The cube root of the rounding error, about where rounding and curvature balance.
 CENTRAL_STEP = 1e-5
 # What float64 rounding can do to a correct gradient; a factor 1.0001 is a mistake.
@@ -89,11 +91,14 @@ def relative_error(g: np.ndarray | Array, h: np.ndarray | Array) -> float:
     1.0
     """
     g, h = np.asarray(g), np.asarray(h)
-    largest = max(np.abs(g).max(), np.abs(h).max())
-    if largest == 0:
-        return 0.0
-    g, h = g / largest, h / largest  # squares of gradients of 1e-200 underflow
-    return float(np.linalg.norm(g - h) / (np.linalg.norm(g) + np.linalg.norm(h)))
+    total = _norm(g) + _norm(h)
+    return 0.0 if total == 0 else _norm(g - h) / total
+
+
+def _norm(g: np.ndarray | np.floating) -> float:
+    """Euclidean; without squares of gradients of 1e-200, which underflow."""
+    largest = float(np.abs(g).max())
+    return largest * float(np.linalg.norm(g / largest)) if largest > 0 else largest
 
 
 @partial(jax.jit, static_argnames="architecture")
@@ -205,7 +210,7 @@ def check(
         noise = float(np.finfo(np.float64).eps * loss) / (2 * CENTRAL_STEP)
 
         def compare(leaf: str) -> Check:
-            norm = float(jnp.linalg.norm(by_autodiff[leaf]))
+            norm = _norm(np.asarray(by_autodiff[leaf]))
             floor = noise * by_autodiff[leaf].size ** 0.5
             return Check(
                 leaf=leaf,

@@ -19,7 +19,7 @@ def nll(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
     nothing, so the largest is subtracted first and no exponent is above 0.
 
     Args:
-        logits: z, any finite size.
+        logits: z; large ones do not overflow.
         y: labels in [0, K).
 
     Returns:

@@ -126,6 +126,7 @@ class Architecture:
     biases: bool = True
 
     def __post_init__(self) -> None:
+        object.__setattr__(self, "sizes", tuple(self.sizes))  # a list has no hash
         if len(self.sizes) < 2 or any(size < 1 for size in self.sizes):
             raise ValueError(
                 f"sizes: expected two or more sizes of at least 1, found {self.sizes}"
@@ -208,7 +209,12 @@ def forward(
         The inputs ``[a_0, .., a_{L-1}]`` and the pre-activations ``[z_1, .., z_L]`` of
         the layers 1 to L, each with one image a column: (fan_in, B) and (fan_out, B).
         The last pre-activation holds the logits.
+
+    Raises:
+        ValueError: x is not a batch.
     """
+    if x.ndim != 2:  # biases would broadcast one image to a batch without a word
+        raise ValueError(f"images: expected shape (B, D), found {x.shape}")
     activation = ACTIVATIONS[architecture.activation].function
     inputs, pre_activations = [], []
     a = jnp.asarray(x).T

@@ -19,6 +19,8 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import numpy as np
+import pandas as pd
 import xarray as xr
 
 PACKAGES = ("snn_jax", "jax", "jaxlib", "optax", "numpy", "xarray")
@@ -68,6 +70,34 @@ def save(folder: Path, result: xr.Dataset, settings: Mapping[str, Any]) -> None:
         file.write_text(json.dumps(content, indent=2, default=str) + "\n")
     with replacing(folder / "results.nc") as file:
         result.to_netcdf(file, engine="scipy")
+
+
+def to_table(result: xr.Dataset) -> pd.DataFrame:
+    """A row for every network, with numbers and names only: for CSV or parquet.
+
+    Curves and layers become columns: ``valid_loss_10`` is the validation loss after
+    epoch 10, ``gradient_rms_0_1`` the first layer's gradient before the first step.
+    Only epoch 0 and the last are kept.
+
+    Args:
+        result: as from ``sweep.sweep``.
+    """
+    network = ("scale", "learning_rate", "seed")
+    columns: dict[str, np.ndarray] = {}
+    for name, variable in result.data_vars.items():
+        if variable.dims[:3] != network:
+            continue
+        kept = variable.isel(epoch=[0, -1]) if "epoch" in variable.dims else variable
+        inner = variable.dims[3:]
+        for place in np.ndindex(kept.shape[3:]):
+            labels = [
+                f"{kept[dim].values[i]:g}" for dim, i in zip(inner, place, strict=True)
+            ]
+            values = kept[(..., *place)] if place else kept
+            columns["_".join([str(name), *labels])] = values.values.ravel()
+    grid = np.meshgrid(*(result[name].values for name in network), indexing="ij")
+    index = {name: axis.ravel() for name, axis in zip(network, grid, strict=True)}
+    return pd.DataFrame(index | columns)
 
 
 def load(folder: str | Path) -> xr.Dataset:

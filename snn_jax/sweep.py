@@ -18,49 +18,76 @@ import optax
 import xarray as xr
 from jaxtyping import Array, Float, Int, Key
 
-from snn_jax import losses, networks, training
+from snn_jax import losses, networks, signals, training
 from snn_jax.mnist import Dataset, Split
-from snn_jax.networks import Architecture
-from snn_jax.training import Measurement, State, ValueAndGrad
+from snn_jax.networks import Architecture, Images, Labels, Params
+from snn_jax.signals import Signals
+from snn_jax.training import Epoch, Evaluation, State, ValueAndGrad
 
 # Networks trained side by side. Enough to fill the matrix products of the first layer;
 # beyond it nothing gets faster, and progress is reported less often.
 WIDTH = 64
 
+# What a sweep's key is folded with, for the initial weights and for the shuffles.
+WEIGHTS, BATCHES = 0, 1
+
 OptimizerFactory = Callable[[Any], optax.GradientTransformation]
 
-ATTRIBUTES: dict[str, dict[str, str]] = {
-    "scale": {"long_name": "init scale (standard deviation of every initial weight)"},
-    "learning_rate": {"long_name": "learning rate"},
-    "seed": {"long_name": "seed of the initial weights"},
-    "epoch": {"long_name": "epoch", "units": "passes over the training set"},
-    "layer": {"long_name": "layer, counted from the input"},
-    "hidden_layer": {"long_name": "hidden layer, counted from the input"},
-    "train_loss": {"long_name": "mean loss of the epoch's batches", "units": "nats"},
-    "valid_loss": {"long_name": "validation loss", "units": "nats"},
-    "label_information": {
-        "long_name": "plateau loss minus validation loss",
-        "units": "nats",
-    },
-    "valid_accuracy": {"long_name": "validation accuracy", "units": "fraction"},
-    "test_loss": {"long_name": "test loss after the last epoch", "units": "nats"},
-    "test_accuracy": {
-        "long_name": "test accuracy after the last epoch",
-        "units": "fraction",
-    },
-    "test_class_frequency": {
-        "long_name": "share of each digit in the test set",
-        "units": "fraction",
-    },
-    "gradient_rms": {
-        "long_name": "rms of the weight gradient over images and weights",
-        "units": "nats per unit of weight",
-    },
-    "saturation": {
-        "long_name": "saturated (unit, image) pairs",
-        "units": "fraction",
-    },
+# Names and units of all that a result holds.
+NATS, FRACTION = "nats", "fraction"
+LABELS: dict[str, tuple[str, str]] = {
+    "scale": ("init scale, the standard deviation of every initial weight", ""),
+    "learning_rate": ("learning rate", ""),
+    "seed": ("seed of the initial weights", ""),
+    "epoch": ("epoch, 0 being the initial network", "passes over the training set"),
+    "layer": ("layer, from the input", ""),
+    "hidden_layer": ("hidden layer, from the input", ""),
+    "digit": ("digit", ""),
+    "train_loss": ("mean loss of the epoch's batches", NATS),
+    "weight_change": ("weight change in the epoch, over the weights' norm", FRACTION),
+    "valid_loss": ("validation loss", NATS),
+    "valid_accuracy": ("validation accuracy", FRACTION),
+    "label_information": ("plateau loss minus validation loss", NATS),
+    "test_loss": ("test loss after the last epoch", NATS),
+    "test_accuracy": ("test accuracy after the last epoch", FRACTION),
+    "test_class_frequency": ("share of each digit in the test set", FRACTION),
+    "gradient_rms": ("rms of single-image gradients", "nats per unit of weight"),
+    "gradient_median": (
+        "rms over weights of the median image's gradient",
+        "nats per unit of weight",
+    ),
+    "mean_gradient_rms": ("rms of the mean gradient", "nats per unit of weight"),
+    "activation_mean": ("mean activation", ""),
+    "activation_spread": ("standard deviation of activations over images", ""),
+    "mean_slope": ("mean slope of the activation function", ""),
+    "saturation": ("saturated (unit, image) pairs", FRACTION),
+    "dead": ("units saturated for every image", FRACTION),
+    "effective_rank": ("effective rank of the layer", "units"),
+    "probe_accuracy": ("accuracy of a linear probe of the layer", FRACTION),
 }
+
+
+def initial_params(
+    key: Key[Array, ""],
+    seed: int | Int[Array, ""],
+    architecture: Architecture,
+    *,
+    scale: float | Float[Array, ""],
+    initializer: str = "normal",
+    bias_scale: float = 0.0,
+) -> Params:
+    """The initial parameters of one network of a sweep.
+
+    They depend on the sweep's key and the network's seed, whatever the learning rate;
+    two scales of a seed differ by a factor.
+    """
+    return networks.init(
+        jax.random.fold_in(jax.random.fold_in(key, WEIGHTS), seed),
+        architecture,
+        initializer=initializer,
+        gain=scale,
+        bias_scale=bias_scale,
+    )
 
 
 @partial(
@@ -72,24 +99,24 @@ def _start(
     seeds: Int[Array, " N"],
     scales: Float[Array, " N"],
     learning_rates: Float[Array, " N"],
-    train: Split,
     valid: Split,
     *,
     architecture: Architecture,
     initializer: str,
     bias_scale: float,
     optimizer: OptimizerFactory,
-) -> tuple[State, Measurement]:
-    def one(seed: Array, scale: Array, rate: Array) -> tuple[State, Measurement]:
-        params = networks.init(
-            jax.random.fold_in(key, seed),
+) -> tuple[State, Evaluation]:
+    def one(seed: Array, scale: Array, rate: Array) -> tuple[State, Evaluation]:
+        params = initial_params(
+            key,
+            seed,
             architecture,
+            scale=scale,
             initializer=initializer,
-            gain=scale,
             bias_scale=bias_scale,
         )
         state = training.start(params, optimizer=optimizer(rate))
-        return state, training.measure(params, train, valid, architecture=architecture)
+        return state, training.evaluate(params, valid, architecture=architecture)
 
     return jax.vmap(one)(seeds, scales, learning_rates)
 
@@ -110,37 +137,76 @@ def _run_epoch(
     optimizer: OptimizerFactory,
     batch_size: int,
     value_and_grad: ValueAndGrad,
-) -> tuple[State, Measurement]:
-    def one(state: State, rate: Array) -> tuple[State, Measurement]:
-        return training.run_epoch(
+) -> tuple[State, Epoch, Evaluation]:
+    def one(state: State, rate: Array) -> tuple[State, Epoch, Evaluation]:
+        state, epoch = training.run_epoch(
             state,
             key,
             train,
-            valid,
             architecture=architecture,
             optimizer=optimizer(rate),
             batch_size=batch_size,
             value_and_grad=value_and_grad,
         )
+        evaluation = training.evaluate(state.params, valid, architecture=architecture)
+        return state, epoch, evaluation
 
     return jax.vmap(one)(states, learning_rates)
 
 
 @partial(jax.jit, static_argnames="architecture")
-def _evaluate(
-    states: State, split: Split, *, architecture: Architecture
-) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
-    def one(params: networks.Params) -> tuple[Array, Array]:
-        logits = networks.apply(params, split.x, architecture=architecture)
-        return losses.nll(logits, split.y).mean(), losses.accuracy(logits, split.y)
+def _evaluate(states: State, split: Split, *, architecture: Architecture) -> Evaluation:
+    return jax.vmap(
+        lambda params: training.evaluate(params, split, architecture=architecture)
+    )(states.params)
 
-    return jax.vmap(one)(states.params)
+
+@partial(jax.jit, static_argnames="architecture")
+def _measure(
+    many: Params, x: Images, y: Labels, *, architecture: Architecture
+) -> Signals:
+    return jax.vmap(
+        lambda params: signals.measure(params, x, y, architecture=architecture)
+    )(jax.tree.map(lambda leaf: leaf.astype(x.dtype), many))
+
+
+def measure(
+    many: Params, x: Images, y: Labels, *, architecture: Architecture
+) -> Signals:
+    """The signals of N networks in float64, whatever the precision they have.
+
+    Args:
+        many: parameters whose leaves have a leading axis of N networks.
+        x: images, one a row.
+        y: labels in [0, K).
+        architecture: of all networks.
+
+    Returns:
+        NumPy arrays with a leading axis of N, float64.
+    """
+    with jax.enable_x64(True):
+        double = jnp.asarray(x, jnp.float64)
+        found = _measure(many, double, jnp.asarray(y), architecture=architecture)
+        in_numpy: Signals = jax.tree.map(np.asarray, found)
+        return in_numpy
 
 
 def _chunks(num_networks: int, width: int) -> Iterator[np.ndarray]:
     """The members of each chunk; the last chunk is filled up with its last member."""
     for first in range(0, num_networks, width):
         yield np.minimum(np.arange(first, first + width), num_networks - 1)
+
+
+def _row(epoch: Epoch, evaluation: Evaluation, found: Signals) -> dict[str, np.ndarray]:
+    """Everything known of a chunk after an epoch, as NumPy arrays by name."""
+    values = {
+        "train_loss": epoch.train_loss,
+        "weight_change": epoch.weight_change,
+        "valid_loss": evaluation.loss,
+        "valid_accuracy": evaluation.accuracy,
+        **found._asdict(),
+    }
+    return {name: np.asarray(value) for name, value in values.items()}
 
 
 def sweep(
@@ -162,7 +228,7 @@ def sweep(
 ) -> xr.Dataset:
     """Trains a network for every init scale, learning rate and seed.
 
-    The initial weights of seed r come from ``fold_in(key, r)`` whatever the scale and
+    The initial weights depend on the key and the seed alone, whatever the scale and
     the learning rate, so every scale sees the same seeds, and a larger grid contains
     the smaller one. The batches come from the same key.
 
@@ -194,7 +260,7 @@ def sweep(
     Raises:
         ValueError: batch size or initializer out of range.
     """
-    init_key, order_key = jax.random.split(key)
+    order_key = jax.random.fold_in(key, BATCHES)
     shape = (len(scales), len(learning_rates), num_seeds)
     num_networks = int(np.prod(shape))
     width = min(width, num_networks)
@@ -208,24 +274,34 @@ def sweep(
     train, valid, test = jax.device_put(dataset)
     common: dict[str, Any] = {"architecture": architecture, "optimizer": optimizer}
 
-    histories, tests = [], []
+    signal_x = dataset.train.x[: training.NUM_SIGNAL_IMAGES]
+    signal_y = dataset.train.y[: training.NUM_SIGNAL_IMAGES]
+
+    def measured(states: State) -> Signals:
+        return measure(states.params, signal_x, signal_y, architecture=architecture)
+
+    # One dictionary a chunk, of arrays with a leading axis of its networks.
+    chunks: list[dict[str, np.ndarray]] = []
     for members in _chunks(num_networks, width):
         real = len(np.unique(members))  # the others fill the chunk up
         rates = jnp.asarray(member_rates[members])
-        states, measurement = _start(
-            init_key,
+        states, evaluation = _start(
+            key,
             jnp.asarray(member_seeds[members]),
             jnp.asarray(member_scales[members]),
             rates,
-            train,
             valid,
             initializer=initializer,
             bias_scale=bias_scale,
             **common,
         )
-        history = [measurement]
+        nothing_yet = Epoch(
+            jnp.full(width, jnp.nan),
+            jnp.full((width, architecture.num_layers), jnp.nan),
+        )
+        rows = [_row(nothing_yet, evaluation, measured(states))]
         for epoch in range(1, num_epochs + 1):
-            states, measurement = _run_epoch(
+            states, happened, evaluation = _run_epoch(
                 states,
                 rates,
                 jax.random.fold_in(order_key, epoch),
@@ -235,34 +311,25 @@ def sweep(
                 value_and_grad=value_and_grad,
                 **common,
             )
-            history.append(jax.tree.map(np.asarray, measurement))
+            rows.append(_row(happened, evaluation, measured(states)))
             report(real)
-        evaluation = _evaluate(states, test, architecture=architecture)
-        histories.append(
-            [np.stack(f, axis=1)[:real] for f in zip(*history, strict=True)]
-        )
-        tests.append([np.asarray(values)[:real] for values in evaluation])
+        tested = _evaluate(states, test, architecture=architecture)
+        chunk = {name: np.stack([row[name] for row in rows], 1) for name in rows[0]}
+        chunk["test_loss"], chunk["test_accuracy"] = map(np.asarray, tested)
+        chunks.append({name: values[:real] for name, values in chunk.items()})
 
-    grid_dims = ("scale", "learning_rate", "seed")
-    inner_dims = {"gradient_rms": ("layer",), "saturation": ("hidden_layer",)}
-
-    def labelled(parts: Sequence[np.ndarray], *dims: str) -> xr.Variable:
-        values = np.concatenate(parts)
-        return xr.Variable(
-            (*grid_dims, *dims), values.reshape(*shape, *values.shape[1:])
+    hidden = dict.fromkeys(Signals._fields[3:], "hidden_layer")
+    last_dim = hidden | dict.fromkeys(Signals._fields[:3], "layer")
+    last_dim["weight_change"] = "layer"
+    variables = {}
+    for name in chunks[0]:
+        values = np.concatenate([chunk[name] for chunk in chunks])
+        dims = ["scale", "learning_rate", "seed", "epoch", last_dim.get(name, "")]
+        variables[name] = xr.Variable(
+            dims[: 2 + values.ndim], values.reshape(*shape, *values.shape[1:])
         )
-
-    variables = {
-        name: labelled(parts, "epoch", *inner_dims.get(name, ()))
-        for name, parts in zip(
-            Measurement._fields, zip(*histories, strict=True), strict=True
-        )
-    }
     variables["test_class_frequency"] = xr.Variable(
         "digit", np.asarray(losses.class_frequencies(test.y))
-    )
-    variables["test_loss"], variables["test_accuracy"] = (
-        labelled(parts) for parts in zip(*tests, strict=True)
     )
     plateau_loss = float(
         losses.label_entropy(valid.y, losses.class_frequencies(train.y))
@@ -282,9 +349,13 @@ def sweep(
             "label_entropy": float(losses.label_entropy(train.y)),
             "plateau_loss": plateau_loss,
             "width": width,
+            "sizes": "-".join(map(str, architecture.sizes)),
+            "activation": architecture.activation,
         },
     )
     result["label_information"] = plateau_loss - result.valid_loss
-    for name, attributes in ATTRIBUTES.items():
-        result[name].attrs.update(attributes)
+    for name, (long_name, units) in LABELS.items():
+        result[name].attrs["long_name"] = long_name
+        if units:
+            result[name].attrs["units"] = units
     return result

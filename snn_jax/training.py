@@ -15,6 +15,7 @@ from jaxtyping import Array, Float, Int, Key
 from snn_jax import losses, networks, signals
 from snn_jax.mnist import Split
 from snn_jax.networks import Architecture, Images, Labels, Params
+from snn_jax.signals import Signals
 
 ValueAndGrad = Callable[..., tuple[Array, Params]]
 
@@ -29,23 +30,38 @@ class State(NamedTuple):
     optimizer_state: Any
 
 
-class Measurement(NamedTuple):
-    """What a reader wants to know after an epoch; losses in nats.
+class Epoch(NamedTuple):
+    """What happened during an epoch.
 
     Attributes:
-        train_loss: mean loss of the epoch's batches, each before its update; NaN for
-            epoch 0, the initial network.
-        valid_loss: mean loss on the validation set.
-        valid_accuracy: fraction right there.
-        gradient_rms: (L,), ``signals.gradient_rms`` on ``NUM_SIGNAL_IMAGES`` images.
-        saturation: (L - 1,), ``signals.saturation`` on the same images.
+        train_loss: mean loss of its batches, each before its update, in nats.
+        weight_change: (L,), |W_l after - W_l before| / |W_l before|, the
+            update-to-weight ratio of the whole epoch.
     """
 
     train_loss: Float[Array, "*T"]
-    valid_loss: Float[Array, "*T"]
-    valid_accuracy: Float[Array, "*T"]
-    gradient_rms: Float[Array, "*T L"]
-    saturation: Float[Array, "*T H"]
+    weight_change: Float[Array, "*T L"]
+
+
+class Evaluation(NamedTuple):
+    """Mean loss in nats and accuracy, a fraction, on a set of images."""
+
+    loss: Float[Array, "*T"]
+    accuracy: Float[Array, "*T"]
+
+
+class History(NamedTuple):
+    """A training run, epoch by epoch: T epochs, and T + 1 networks with the initial.
+
+    Attributes:
+        epochs: what happened in epochs 1 to T.
+        valid: validation loss and accuracy of networks 0 to T.
+        signals: of networks 0 to T, on ``NUM_SIGNAL_IMAGES`` training images.
+    """
+
+    epochs: Epoch
+    valid: Evaluation
+    signals: Signals
 
 
 def start(params: Params, *, optimizer: optax.GradientTransformation) -> State:
@@ -99,39 +115,29 @@ def batch_order(
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
-def measure(
-    params: Params, train: Split, valid: Split, *, architecture: Architecture
-) -> Measurement:
-    """The numbers of ``Measurement`` for a network as it is."""
-    x, y = train.x[:NUM_SIGNAL_IMAGES], train.y[:NUM_SIGNAL_IMAGES]
-    logits = networks.apply(params, valid.x, architecture=architecture)
-    return Measurement(
-        train_loss=jnp.full((), jnp.nan, logits.dtype),
-        valid_loss=losses.nll(logits, valid.y).mean(),
-        valid_accuracy=losses.accuracy(logits, valid.y),
-        gradient_rms=signals.gradient_rms(params, x, y, architecture=architecture),
-        saturation=signals.saturation(params, x, architecture=architecture),
-    )
+def evaluate(params: Params, split: Split, *, architecture: Architecture) -> Evaluation:
+    """Loss and accuracy; an accuracy of NaN if a logit is not finite."""
+    logits = networks.apply(params, split.x, architecture=architecture)
+    y = jnp.asarray(split.y)
+    return Evaluation(losses.nll(logits, y).mean(), losses.accuracy(logits, y))
 
 
 def run_epoch(
     state: State,
     key: Key[Array, ""],
     train: Split,
-    valid: Split,
     *,
     architecture: Architecture,
     optimizer: optax.GradientTransformation,
     batch_size: int,
     value_and_grad: ValueAndGrad = losses.value_and_grad,
-) -> tuple[State, Measurement]:
-    """One pass over the training set in a fresh order, then the measurements.
+) -> tuple[State, Epoch]:
+    """One pass over the training set in a fresh order.
 
     Args:
         state: as from ``start`` or the epoch before.
         key: of this epoch's shuffle.
-        train: what is learned from; its first images give the signals.
-        valid: what loss and accuracy are measured on.
+        train: what is learned from.
         architecture: of the network.
         optimizer: an optax transformation; what is inside it may be traced.
         batch_size: from 1, true stochastic gradient descent, to the whole set.
@@ -151,9 +157,13 @@ def run_epoch(
             value_and_grad=value_and_grad,
         )
 
-    state, batch_losses = jax.lax.scan(run_step, state, order)
-    measurement = measure(state.params, train, valid, architecture=architecture)
-    return state, measurement._replace(train_loss=batch_losses.mean())
+    after, batch_losses = jax.lax.scan(run_step, state, order)
+    changes = [
+        jnp.linalg.norm(after.params[leaf] - state.params[leaf])
+        / jnp.linalg.norm(state.params[leaf])
+        for leaf in (f"W{layer}" for layer in range(1, architecture.num_layers + 1))
+    ]
+    return after, Epoch(batch_losses.mean(), jnp.stack(changes))
 
 
 def train(
@@ -167,15 +177,25 @@ def train(
     num_epochs: int,
     batch_size: int,
     value_and_grad: ValueAndGrad = losses.value_and_grad,
-) -> tuple[Params, Measurement]:
+) -> tuple[Params, History]:
     """A whole training run, T = num_epochs passes over the training set.
 
     Epoch t is shuffled with ``fold_in(key, t)``, so a longer run begins like a shorter
     one. Pure: jit, vmap or differentiate it as you like.
 
+    Args:
+        key: of the shuffles.
+        params: the initial network, as from ``networks.init``.
+        train: what is learned from; its first images give the signals.
+        valid: what loss and accuracy are measured on.
+        architecture: of the network.
+        optimizer: an optax transformation.
+        num_epochs: T.
+        batch_size: from 1 to the size of the training set.
+        value_and_grad: as for ``run_epoch``.
+
     Returns:
-        The trained parameters, and the measurements of epochs 0 (the initial network)
-        to T along a new first axis.
+        The trained parameters and the history of the run.
 
     >>> split = Split(jnp.ones((8, 4)), jnp.arange(8) % 3)
     >>> net = Architecture((4, 3, 3))
@@ -184,27 +204,35 @@ def train(
     ...     jax.random.key(1), params, split, split, architecture=net,
     ...     optimizer=optax.sgd(0.1), num_epochs=5, batch_size=2,
     ... )
-    >>> history.valid_loss.shape, history.gradient_rms.shape
-    ((6,), (6, 2))
+    >>> history.epochs.train_loss.shape, history.valid.loss.shape
+    ((5,), (6,))
+    >>> history.signals.gradient_rms.shape
+    (6, 2)
     """
-    initial = measure(params, train, valid, architecture=architecture)
+    x, y = train.x[:NUM_SIGNAL_IMAGES], train.y[:NUM_SIGNAL_IMAGES]
 
-    def epoch(state: State, t: Array) -> tuple[State, Measurement]:
-        return run_epoch(
+    def look(params: Params) -> tuple[Evaluation, Signals]:
+        return (
+            evaluate(params, valid, architecture=architecture),
+            signals.measure(params, x, y, architecture=architecture),
+        )
+
+    def epoch(state: State, t: Array) -> tuple[State, Any]:
+        state, happened = run_epoch(
             state,
             jax.random.fold_in(key, t),
             train,
-            valid,
             architecture=architecture,
             optimizer=optimizer,
             batch_size=batch_size,
             value_and_grad=value_and_grad,
         )
+        return state, (happened, look(state.params))
 
-    state, history = jax.lax.scan(
+    state, (epochs, seen) = jax.lax.scan(
         epoch, start(params, optimizer=optimizer), jnp.arange(1, num_epochs + 1)
     )
-    joined = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first[None], rest]), initial, history
+    valid_history, signal_history = jax.tree.map(
+        lambda first, rest: jnp.concatenate([first[None], rest]), look(params), seen
     )
-    return state.params, joined
+    return state.params, History(epochs, valid_history, signal_history)

@@ -4,7 +4,6 @@ import os
 import re
 import subprocess
 import sys
-import time
 from pathlib import Path
 
 import pytest
@@ -21,7 +20,7 @@ SCRIPTS = sorted(
 TINY: dict[str, list[str]] = {
     "convergence": [
         *("--scales", "0.1", "1", "--learning-rates", "1", "--seeds", "2"),
-        *("--epochs", "1", "--batch-size", "100"),
+        *("--epochs", "4", "--batch-size", "500"),
     ],
     "gradients": ["--scales", "0.01"],
     "shallow": ["--epochs", "1", "--batch-size", "100"],
@@ -79,9 +78,12 @@ def test_convergence_answers_in_words_and_pictures(tmp_path: Path) -> None:
     for part in ("Is it converging?", "Why?", "What's wrong?", "test accuracy"):
         assert part in done.stdout
     # The last line names the folder, of any length.
-    assert max(map(len, done.stdout.splitlines()[:-1])) <= 92
+    assert max(map(len, done.stdout.splitlines()[:-1])) <= 100
     figures = sorted(file.name for file in (tmp_path / "figures").iterdir())
-    assert figures == ["gradient_per_layer.svg", "loss_curves.svg"]
+    assert {"gradient_per_layer.svg", "loss_curves.svg"} < set(figures)
+    page = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure ") == len(figures)
+    assert len((tmp_path / "networks.csv").read_text().splitlines()) == 1 + 4
 
 
 def test_gradients_says_where_differences_are_blind() -> None:
@@ -134,35 +136,67 @@ BAD_FLAGS = [
     (
         "convergence",
         ["--scales", "nan"],
-        "--scales: expected numbers above 0, found nan",
+        "--scales: expected numbers from 1e-30 to 1e+30, found nan",
     ),
-    ("convergence", ["--scales", "0"], "--scales: expected numbers above 0, found 0.0"),
+    (
+        "convergence",
+        ["--scales", "0"],
+        "--scales: expected numbers from 1e-30 to 1e+30, found 0.0",
+    ),
     ("convergence", ["--scales", "1", "1"], "--scales: expected different numbers"),
     ("convergence", ["--scales"], "--scales: expected at least one number, found none"),
     (
         "convergence",
         ["--learning-rates", "-1"],
-        "--learning-rates: expected numbers ab",
+        "--learning-rates: expected numbers fr",
     ),
     ("convergence", ["--learning-rates", "inf"], "--learning-rates: expected numbers "),
-    ("convergence", ["--seeds", "0"], "--seeds: expected a whole number of at least 1"),
+    ("convergence", ["--seeds", "0"], "--seeds: expected a whole number from 1 to"),
     (
         "convergence",
         ["--epochs", "-3"],
-        "--epochs: expected a whole number of at least",
+        "--epochs: expected a whole number from 1 to",
     ),
-    ("convergence", ["--depth", "0"], "--depth: expected a whole number of at least 1"),
-    ("convergence", ["--width", "0"], "--width: expected a whole number of at least 1"),
-    ("convergence", ["--batch-size", "0"], "--batch-size: expected a whole number of "),
+    ("convergence", ["--depth", "0"], "--depth: expected a whole number from 1 to"),
+    ("convergence", ["--width", "0"], "--width: expected a whole number from 1 to"),
+    (
+        "convergence",
+        ["--batch-size", "0"],
+        "--batch-size: expected a whole number from",
+    ),
     ("convergence", ["--batch-size", "50001"], "--batch-size: expected at most 50000"),
     (
         "shallow",
         ["--learning-rate", "nan"],
-        "--learning-rate: expected numbers above 0",
+        "--learning-rate: expected numbers from",
     ),
     ("shallow", ["--seed", "4294967296"], "--seed: expected a whole number from 0 to"),
     ("shallow", ["--seed", "-1"], "--seed: expected a whole number from 0 to"),
-    ("gradients", ["--scales", "-0.1"], "--scales: expected numbers above 0"),
+    ("gradients", ["--scales", "-0.1"], "--scales: expected numbers from 1e-06"),
+    ("convergence", ["--scales", "1e300"], "--scales: expected numbers from 1e-30 to"),
+    ("convergence", ["--scales", "1", "1.00000001"], "--scales: expected different n"),
+    ("convergence", ["--width", "1000000000"], "--width: expected a whole number from"),
+    (
+        "convergence",
+        ["--seeds", "99999999999999999999"],
+        "--seeds: expected a whole nu",
+    ),
+    (
+        "convergence",
+        ["--seeds", "1.5"],
+        "Error parsing --seeds: invalid literal for in",
+    ),
+    (
+        "convergence",
+        ["--scales", "abc"],
+        "Error parsing --scales: Could not find valid",
+    ),
+    ("shallow", ["--seedz", "3"], "Unrecognized options: --seedz, 3 Perhaps you meant"),
+    (
+        "shallow",
+        ["--gradient", "magic"],
+        "invalid choice 'magic' for argument '--gradi",
+    ),
     ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
 ]
 
@@ -175,14 +209,6 @@ def test_bad_flags(script: str, flags: list[str], message: str, tmp_path: Path) 
     errors = [line for line in done.stderr.splitlines() if line]
     assert errors[-1].startswith(f"error: {message}")
     assert len(errors) == 1
-
-
-@pytest.mark.parametrize("flags", [["--seedz", "3"], ["--gradient", "magic"]])
-def test_unknown_flags(flags: list[str]) -> None:
-    done = run("shallow", *flags)
-    assert done.returncode == 2
-    assert flags[0] in done.stderr
-    assert "Traceback" not in done.stderr
 
 
 @pytest.mark.parametrize("script", SCRIPTS)
@@ -203,8 +229,7 @@ def test_bad_data(script: str, tmp_path: Path) -> None:
 
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
-    started = time.monotonic()
     done = run("convergence", "--out", str(tmp_path / "file" / "run"))
     assert done.returncode == 2
     assert "--out: expected a folder to write to" in done.stderr
-    assert time.monotonic() - started < 30  # before the work, not after it
+    assert "training" not in done.stderr  # before the work, not after it

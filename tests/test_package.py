@@ -22,9 +22,13 @@ MAY_IMPORT: dict[str, set[str]] = {
     "signals": {"networks", "backprop"},
     "training": {"mnist", "networks", "losses", "signals"},
     "gradcheck": {"networks", "losses", "backprop", "training"},
-    "sweep": {"mnist", "networks", "losses", "training"},
+    "sweep": {"mnist", "networks", "losses", "signals", "training"},
     "runs": set(),
-    "figures": {"runs"},
+    "meanfield": {"networks"},
+    "diagnosis": set(),
+    "answer": {"diagnosis"},
+    "figures": set(),
+    "report": {"figures"},
 }
 
 
