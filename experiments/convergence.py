@@ -33,6 +33,13 @@ DEPTH_STUDY = {
 }
 
 
+# The initial networks and images that theory is compared with.
+NUM_THEORY_NETWORKS = 4096
+NUM_THEORY_IMAGES = 100
+# Learning rate from which the noise of the batches moves the top layer within epochs.
+MIN_DRIFT_RATE = 0.1
+
+
 @dataclass(frozen=True)
 class Settings:
     """Flags of the script."""
@@ -154,11 +161,11 @@ def main(settings: Settings) -> int:
     print()
     print(as_text(answer.outcome_table(result)))
     print(
-        f"\nMedians over {result.sizes['seed']} seeds after {settings.epochs} epochs: loss "
-        "and label information in nats, test\naccuracy, and first over last layer's rms "
-        "gradient before the first step. Who knows nothing\nabout the images pays "
-        f"{result.plateau_loss:.3f} nats, the class-prior plateau; label information is "
-        "what a\nnetwork pays less."
+        f"\nMedians over {result.sizes['seed']} seeds after {settings.epochs} epochs: "
+        "loss and label information in nats, test\naccuracy, and first over last "
+        "layer's rms gradient before the first step. Who knows nothing\nabout the "
+        f"images pays {result.plateau_loss:.3f} nats, the class-prior plateau; label "
+        "information is what a\nnetwork pays less."
     )
     for question, paragraphs in words.items():
         print()
@@ -252,27 +259,104 @@ def add_theory(
     architecture: "Architecture",
     settings: Settings,
 ) -> None:
-    """Puts what theory predicts for the initial networks beside the measurements."""
+    """Puts what theory predicts beside what is measured, before and in training.
+
+    Measured on many more networks than are trained: the rms over networks of a gradient
+    is carried by few of them.
+    """
+    import jax
     import numpy as np
 
-    from snn_jax import meanfield, training
+    from snn_jax import meanfield
+    from snn_jax.sweep import initial_gradients
 
     if settings.initializer != "normal":
         return  # the formulas are for independent normal weights
-    squared_norms = (dataset.train.x[: training.NUM_SIGNAL_IMAGES] ** 2).sum(axis=1)
-    theories: dict[str, Callable[..., Any]] = {
-        "gradient_rms_meanfield": meanfield.gradient_rms
-    }
-    if not settings.biases:
-        theories["gradient_rms_exact"] = meanfield.exact_gradient_rms
-    for name, predict in theories.items():
-        rows = [
-            predict(architecture, float(scale), squared_norms) for scale in result.scale
-        ]
-        result[name] = (("scale", "layer"), np.array(rows))
-        result[name].attrs.update(
-            long_name=f"predicted {name}", units="nats per unit of weight"
+    x, y = dataset.train.x[:NUM_THEORY_IMAGES], dataset.train.y[:NUM_THEORY_IMAGES]
+    squared_norms = (x**2).sum(axis=1)
+    # Of two different images: E|x - x'|^2 = 2 E|x - E x|^2.
+    distance = 2 * float(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean())
+    norm = float(squared_norms.mean())
+    width, units = architecture.sizes[-2], architecture.activation
+    rows: dict[str, list[Any]] = {}
+    for scale in map(float, result.scale):
+        gradients = initial_gradients(
+            jax.random.key(1),
+            x,
+            y,
+            architecture=architecture,
+            scale=scale,
+            num_networks=NUM_THEORY_NETWORKS,
         )
+        squares = np.asarray(gradients, float) ** 2
+        sigma: dict[str, Any] = {"activation": units, "sigma_w": width**0.5 * scale}
+        differences = meanfield.image_differences(architecture, scale, norm, distance)
+        fan_in = np.array(architecture.sizes[1:-1])
+        new = {
+            "initial_gradient_rms": np.sqrt(squares.mean(axis=0)),
+            "initial_gradient_typical": np.exp(np.log(squares).mean(axis=0) / 2),
+            "gradient_rms_meanfield": meanfield.gradient_rms(
+                architecture, scale, squared_norms
+            ),
+            "initial_spread": _float64_spread(result, scale),
+            # The difference of two images is twice the variance over images.
+            "spread_meanfield": np.sqrt(differences[1:] / (2 * fan_in * scale**2)),
+            "chi_1": meanfield.chi_1(**sigma),
+            "depth_scale": meanfield.depth_scale(**sigma),
+        }
+        if not settings.biases:
+            new["gradient_rms_exact"] = meanfield.exact_gradient_rms(
+                architecture, scale, squared_norms
+            )
+        for name, values in new.items():
+            rows.setdefault(name, []).append(values)
+    for name, values in rows.items():
+        inner = {0: (), 1: ("hidden_layer",) if "spread" in name else ("layer",)}
+        result[name] = (("scale", *inner[np.ndim(values[0])]), np.array(values))
+        result[name].attrs["long_name"] = name.replace("_", " ")
+    add_drift(result, dataset, settings)
+
+
+def _float64_spread(result: "xr.Dataset", scale: float) -> Any:
+    """Rms over seeds: the trained networks' own, since float32 is blind to it."""
+    spread = result.activation_spread.sel(scale=scale).isel(epoch=0, learning_rate=0)
+    return ((spread**2).mean("seed") ** 0.5).values
+
+
+def add_drift(result: "xr.Dataset", dataset: "Dataset", settings: Settings) -> None:
+    """Decay of the top layer on the plateau, an epoch, where nothing else happens."""
+    import numpy as np
+
+    from snn_jax import diagnosis, meanfield
+
+    if settings.depth < 2 or settings.activation != "sigmoid" or settings.biases:
+        return
+    steps = len(dataset.train.y) // settings.batch_size
+    frequencies = np.bincount(dataset.train.y) / len(dataset.train.y)
+    last = min(settings.epochs, 4)
+    if last < 2:
+        return
+    # From epoch 1, when the last layer has found the frequencies, a few epochs on.
+    window = result.sel(epoch=[1, last]).median("seed")
+    height = window.activation_mean.isel(hidden_layer=-1)
+    measured = np.log(height.isel(epoch=0) / height.isel(epoch=1)) / (last - 1)
+    middle = window.mean("epoch")
+    predicted = steps * meanfield.plateau_drift_rate(
+        learning_rate=result.learning_rate.values,
+        batch_size=settings.batch_size,
+        frequencies=frequencies,
+        input_square=settings.width
+        * middle.activation_mean.isel(hidden_layer=-2).values ** 2,
+        slope=middle.mean_slope.isel(hidden_layer=-1).values,
+        top_square=settings.width * height.mean("epoch").values ** 2,
+    )
+    dims = ("scale", "learning_rate")
+    stuck = abs(window.label_information.isel(epoch=-1)) < diagnosis.LEFT_PLATEAU
+    small = result.saturation.isel(epoch=0).mean(["seed", "hidden_layer"]) < 0.1
+    noisy = result.learning_rate >= MIN_DRIFT_RATE  # below, the start still matters
+    shown = (stuck & small & noisy).transpose(*dims)
+    result["drift"] = measured.transpose(*dims)
+    result["drift_meanfield"] = (dims, np.where(shown, predicted, np.nan))
 
 
 def subtitle(
@@ -369,8 +453,8 @@ def page(
                 "width. Dotted: mean field theory, for wide layers."
             ),
             redraw=f"{load}; figures.gradient_per_layer(result)",
-            table=answer.theory_table(result),
         ),
+        *theory_sections(result),
         Section(
             "signals_per_layer",
             "What the layers pass on before the first step",
@@ -403,6 +487,7 @@ def page(
     )
     if by_depth is not None and "depth_scale" in by_depth:
         study = DEPTH_STUDY[settings.preset]
+        critical = critical_scale(settings)
         sections.append(
             Section(
                 "depth_map",
@@ -413,15 +498,17 @@ def page(
                     f"{study['epochs']} epochs at learning rate "
                     f"{study['learning_rate']:g}. White line: the depth scale of mean "
                     "field theory, the number of layers over which a gradient changes "
-                    "by a factor e, at its fixed point; see that networks a few times "
-                    "deeper than it do not train."
+                    "by a factor e, at its fixed point. At small scales it limits the "
+                    "depth "
+                    f"that trains; above scale {critical:.2g}, where chi_1 is 1, "
+                    "saturation does."
                 ),
                 redraw=f'figures.depth_map(xarray.load_dataset("{settings.out}/depth.nc"))',
             )
         )
     early = epochs // diagnosis.LONGEST_HORIZON
     if early >= 1:
-        sections.append(
+        sections += [
             Section(
                 "confusion",
                 "Can the verdicts be trusted",
@@ -433,8 +520,18 @@ def page(
                     "runs tells whether it came true."
                 ],
                 table=answer.confusion_table(diagnosis.confusion(result, early)),
-            )
-        )
+            ),
+            Section(
+                "outcomes_later",
+                f"What became of them, {epochs} times later",
+                text=[
+                    "Verdicts after one epoch, against where the networks were after "
+                    f"{epochs}, far beyond what most verdicts claim: networks called "
+                    "vanishing that learn in the end show how long the plateau is."
+                ],
+                table=answer.outcome_counts(diagnosis.outcomes(result, 1)),
+            ),
+        ]
     sections.append(
         Section(
             "verdict_list",
@@ -448,6 +545,67 @@ def page(
             ],
         )
     )
+    return sections
+
+
+def critical_scale(settings: Settings) -> float:
+    """The init scale at which chi_1 = 1 in the hidden layers."""
+    from snn_jax import meanfield
+
+    sigma_w = meanfield.critical_sigma_w(activation=settings.activation)
+    return float(sigma_w / settings.width**0.5)
+
+
+def theory_sections(result: "xr.Dataset") -> "list[Section]":
+    """Predictions beside measurements, with their ratios."""
+    from snn_jax import answer
+    from snn_jax.report import Section
+
+    if "initial_gradient_rms" not in result:
+        return []
+    sections = [
+        Section(
+            "theory",
+            "Theory and measurement",
+            text=[
+                "Gradients before the first step: rms over "
+                f"{NUM_THEORY_NETWORKS} untrained networks, {NUM_THEORY_IMAGES} images "
+                "and the weights of a layer, divided by two predictions. The exact "
+                "recursion knows the width, mean field theory takes layers as wide. "
+                "Neither speaks of the typical network, the geometric mean over "
+                "networks: in narrow layers, and most at large scales, few networks "
+                "carry the rms, and the typical one has a smaller gradient."
+            ],
+            table=answer.theory_table(result),
+        ),
+        Section(
+            "differences",
+            "How far images stay apart",
+            text=[
+                "chi_1 is the factor by which the square of a gradient, and of a small "
+                "difference between images, changes from layer to layer in a deep "
+                "network; the depth scale is 1 / |ln chi_1| layers. The spread of the "
+                "top hidden layer over images is measured in float64 on the seeds that "
+                "were trained, and predicted by following the squared difference of "
+                "two images of average length and distance."
+            ],
+            table=answer.difference_table(result),
+        ),
+    ]
+    if "drift_meanfield" in result and len(answer.drift_table(result)) > 1:
+        sections.append(
+            Section(
+                "drift",
+                "The plateau moves",
+                text=[
+                    "While a network is stuck, the noise of the labels pushes its top "
+                    "hidden layer to 0 (Glorot and Bengio 2010 saw it, Fig. 2). Decay "
+                    "of the mean activation an epoch, from the first epoch on, beside "
+                    "what an Ornstein-Uhlenbeck process predicts."
+                ],
+                table=answer.drift_table(result),
+            )
+        )
     return sections
 
 

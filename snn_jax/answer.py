@@ -289,7 +289,9 @@ def outcome_table(result: xr.Dataset) -> list[list[str]]:
                     f"{rate:g}",
                     f"{float(last.valid_loss):.3f}",
                     f"{float(last.label_information):z.3f}",
-                    f"{float(accuracy.median(skipna=False)):.2f} %",
+                    f"{float(accuracy.median(skipna=False)):.2f} %".replace(
+                        "nan %", "-"
+                    ),
                     f"{float(accuracy.min()):.2f} to {float(accuracy.max()):.2f}",
                     number(ratio.sel(scale=scale)),
                     f"{diagnosis.NAMES[int(counts.argmax())]} "
@@ -322,28 +324,82 @@ def confusion_table(counts: xr.DataArray) -> list[list[str]]:
     return rows
 
 
+def outcome_counts(counts: xr.DataArray) -> list[list[str]]:
+    """Verdicts against outcomes, a row a verdict that was given."""
+    rows = [["verdict", *(str(name) for name in counts.outcome.values)]]
+    for name in counts.verdict.values:
+        cells = counts.sel(verdict=name).values
+        if cells.any():
+            rows.append([str(name), *(str(int(n)) for n in cells)])
+    return rows
+
+
 def theory_table(result: xr.Dataset) -> list[list[str]]:
-    """Measured over predicted gradient rms, layer by layer, before the first step."""
-    initial = result.gradient_rms.isel(epoch=0, learning_rate=0)
-    measured = np.sqrt((initial**2).mean("seed"))
-    rows = [["init scale", "theory", *(f"layer {i}" for i in result.layer.values)]]
-    names = {"gradient_rms_exact": "exact", "gradient_rms_meanfield": "mean field"}
+    """Measured over predicted gradient rms, layer by layer, before the first step.
+
+    Needs ``initial_gradient_rms`` and ``initial_gradient_typical``, measured on many
+    networks, and the predictions.
+    """
+    rows = [["scale", "gradient", *(f"layer {i}" for i in result.layer.values)]]
+    ratios = {
+        "/ exact": ("initial_gradient_rms", "gradient_rms_exact"),
+        "/ mean field": ("initial_gradient_rms", "gradient_rms_meanfield"),
+        "typical / exact": ("initial_gradient_typical", "gradient_rms_exact"),
+    }
     for scale in result.scale.values:
+        at = result.sel(scale=scale)
+        measured = [f"{float(v):.2e}" for v in at.initial_gradient_rms]
+        rows.append([f"{scale:g}", "measured", *measured])
+        for name, (above, below) in ratios.items():
+            if below in result:
+                cells = (f"{float(v):.3f}" for v in at[above] / at[below])
+                rows.append(["", name, *cells])
+    return rows
+
+
+def difference_table(result: xr.Dataset) -> list[list[str]]:
+    """chi_1, depth scale, and the top layer's differences beside the difference map."""
+    rows = [
+        [
+            "scale",
+            "chi_1",
+            "depth scale",
+            "spread, top layer",
+            "predicted",
+            "measured / predicted",
+        ]
+    ]
+    for scale in result.scale.values:
+        at = result.sel(scale=scale)
+        measured = at.initial_spread.isel(hidden_layer=-1)
+        predicted = at.spread_meanfield.isel(hidden_layer=-1)
         rows.append(
             [
                 f"{scale:g}",
-                "measured",
-                *(f"{float(v):.2e}" for v in measured.sel(scale=scale)),
+                number(at.chi_1),
+                number(at.depth_scale),
+                f"{float(measured):.2e}",
+                f"{float(predicted):.2e}",
+                f"{float(measured / predicted):.2f}",
             ]
         )
-        for variable, name in names.items():
-            if variable in result:
-                ratio = measured / result[variable]
+    return rows
+
+
+def drift_table(result: xr.Dataset) -> list[list[str]]:
+    """Decay of the top layer's mean activation, measured over predicted."""
+    rows = [["scale", "learning rate", "decay an epoch", "predicted", "ratio"]]
+    for scale in result.scale.values:
+        for rate in result.learning_rate.values:
+            at = result.sel(scale=scale, learning_rate=rate)
+            if np.isfinite(at.drift_meanfield):
                 rows.append(
                     [
-                        "",
-                        f"/ {name}",
-                        *(f"{float(v):.2f}" for v in ratio.sel(scale=scale)),
+                        f"{scale:g}",
+                        f"{rate:g}",
+                        f"{float(at.drift):.4f}",
+                        f"{float(at.drift_meanfield):.4f}",
+                        f"{float(at.drift / at.drift_meanfield):.2f}",
                     ]
                 )
     return rows

@@ -298,3 +298,35 @@ def confusion(result: xr.Dataset, epoch: int) -> xr.DataArray:
         dims=("verdict", "came_true"),
         coords={"verdict": list(NAMES), "came_true": [False, True]},
     )
+
+
+OUTCOMES = ("on the plateau", "knows something", "has learned", "diverged")
+
+
+def outcomes(result: xr.Dataset, epoch: int) -> xr.DataArray:
+    """Verdicts after some epochs against where the networks are after all of them.
+
+    Args:
+        result: as from ``sweep.sweep``.
+        epoch: the last epoch that the verdicts may know of.
+
+    Returns:
+        (verdict, outcome) counts of networks.
+    """
+    information, _, _ = _curves(result, int(result.epoch[-1]))
+    found = verdicts(result, epoch).values
+    counts = np.zeros((len(NAMES), len(OUTCOMES)), int)
+    for network in np.ndindex(found.shape):
+        last = float(information[network][-1])
+        if not np.isfinite(last) or last < -WORSE_THAN_PLATEAU:
+            outcome = 3
+        elif last >= LEARNED * result.attrs["label_entropy"]:
+            outcome = 2
+        else:
+            outcome = int(last > LEFT_PLATEAU)
+        counts[found[network], outcome] += 1
+    return xr.DataArray(
+        counts,
+        dims=("verdict", "outcome"),
+        coords={"verdict": list(NAMES), "outcome": list(OUTCOMES)},
+    )

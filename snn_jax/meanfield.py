@@ -86,6 +86,7 @@ def chi_1(*, activation: str, sigma_w: float, sigma_b: float = 0.0) -> float:
     vanish and images become alike, above 1 gradients explode and images part.
     """
     q = fixed_point(activation=activation, sigma_w=sigma_w, sigma_b=sigma_b)
+    q = min(max(q, 1e-12), 1e12)  # at 0 and at infinity f' is that near them
     return float(sigma_w**2 * _mean_square(FUNCTIONS[activation][1], q))
 
 

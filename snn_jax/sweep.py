@@ -191,6 +191,58 @@ def measure(
         return in_numpy
 
 
+@partial(jax.jit, static_argnames="architecture")
+def _initial_gradients(
+    key: Key[Array, ""],
+    seeds: Int[Array, " N"],
+    scale: Float[Array, ""],
+    x: Images,
+    y: Labels,
+    *,
+    architecture: Architecture,
+) -> Float[Array, "N L"]:
+    def one(seed: Array) -> Array:
+        params = initial_params(key, seed, architecture, scale=scale)
+        return signals.gradient_rms(params, x, y, architecture=architecture)
+
+    return jax.vmap(one)(seeds)
+
+
+def initial_gradients(
+    key: Key[Array, ""],
+    x: Images,
+    y: Labels,
+    *,
+    architecture: Architecture,
+    scale: float,
+    num_networks: int,
+    width: int = 256,
+) -> Float[np.ndarray, "N L"]:
+    """``signals.gradient_rms`` of many untrained networks, to be held against theory.
+
+    Args:
+        key: as for ``sweep``; seed r is the same network there.
+        x: images, one a row; a few hundred.
+        y: labels in [0, K).
+        architecture: of all networks.
+        scale: standard deviation of every initial weight.
+        num_networks: N, rounded up to a multiple of width.
+        width: networks at once.
+    """
+    parts = [
+        _initial_gradients(
+            key,
+            jnp.arange(first, first + width),
+            jnp.float32(scale),
+            x,
+            y,
+            architecture=architecture,
+        )
+        for first in range(0, num_networks, width)
+    ]
+    return np.concatenate(parts)
+
+
 def _chunks(num_networks: int, width: int) -> Iterator[np.ndarray]:
     """The members of each chunk; the last chunk is filled up with its last member."""
     for first in range(0, num_networks, width):
