@@ -53,7 +53,7 @@ class Settings:
     """Of plain stochastic gradient descent."""
     seeds: int = 8
     """Networks for each scale and learning rate."""
-    epochs: int = 10
+    epochs: int = 8
     """Passes over the training set."""
     batch_size: int = 32
     """Images a step; 1 is true stochastic gradient descent."""
@@ -420,8 +420,8 @@ def page(
             figure=figures.verdict_map(result),
             caption=(
                 f"The commonest verdict of the {seeds} networks of each cell, and how "
-                "many have it. Failure has two sides: to the left gradients vanish, to "
-                "the right units saturate."
+                "many have it. Look for the two sides of failure: vanishing to the "
+                "left, where weights are small, saturated to the right."
             ),
             redraw=f"{load}; figures.verdict_map(result)",
         ),
@@ -462,10 +462,11 @@ def page(
             caption=(
                 "Saturated units, differences between images, and what a linear probe "
                 "reads from each hidden layer, in float64; medians and middle 80 % of "
-                f"{per_seed}, on {training.NUM_SIGNAL_IMAGES} training images. Small "
-                "scales make images alike but lose nothing: the probe reads as much "
-                "from the top as from the bottom. Large scales keep them apart and "
-                "lose what they show."
+                f"{per_seed}, on {training.NUM_SIGNAL_IMAGES} training images. Look, "
+                "at small scales, for images that become alike while the probe reads "
+                "as much from the top as from the bottom: nothing is lost. And at "
+                "large ones for images that stay apart while the probe reads less and "
+                "less."
             ),
             redraw=f"{load}; figures.signals_per_layer(result, epoch=0)",
         ),
@@ -479,10 +480,11 @@ def page(
             caption=(
                 f"{len(digits)} training images in each hidden layer of one untrained "
                 "network a row (seed 0), in the plane in which they differ most; a "
-                "colour a digit, each panel at its own magnification. At small scales "
-                "the cloud only shrinks and flattens; at large ones it breaks into "
-                "clumps that have nothing to do with the digits."
+                "colour a digit, each panel at its own magnification. Look for clouds "
+                "that keep their shape, however small they are, and for clouds that "
+                "break into clumps that have nothing to do with the digits."
             ),
+            redraw="signals.main_planes(...); figures.representations(...)",
         )
     )
     if by_depth is not None and "depth_scale" in by_depth:

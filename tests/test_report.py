@@ -8,6 +8,7 @@ from html.parser import HTMLParser
 from pathlib import Path
 
 import jax
+import numpy as np
 import pytest
 import xarray as xr
 
@@ -85,6 +86,27 @@ def test_tables(result: xr.Dataset) -> None:
     table = answer.confusion_table(counts)
     claims = 12 - int(counts.sel(verdict="too early to tell").sum())
     assert table[-1][:2] == ["all that claim something", str(claims)]
+
+
+def test_outcomes_count_every_network(result: xr.Dataset) -> None:
+    """Rows are what the verdicts say, columns what the last loss says."""
+    counts = diagnosis.outcomes(result, 1)
+    assert int(counts.sum()) == 12
+    information = result.label_information.isel(epoch=-1)
+    half = diagnosis.LEARNED * result.label_entropy
+    learned = int(counts.sel(outcome="has learned").sum())
+    assert learned == int((information >= half).sum()) > 0
+    rows = answer.outcome_counts(counts)
+    assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 12
+
+
+def test_a_diverged_network_has_no_accuracy(result: xr.Dataset) -> None:
+    """Its row says so, instead of leaving it out of a median."""
+    broken = result.copy(deep=True)
+    broken.test_accuracy.loc[{"scale": 1.0, "learning_rate": 0.3, "seed": 0}] = np.nan
+    rows = answer.outcome_table(broken)
+    (row,) = (row for row in rows[1:] if row[:2] == ["1", "0.3"])
+    assert row[4] == "-"
 
 
 def sections(result: xr.Dataset) -> list[Section]:
