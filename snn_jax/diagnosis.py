@@ -5,8 +5,8 @@ A verdict is drawn from three curves over the epochs seen so far, T of them:
     information   H0 - loss in nats: what the network knows of the labels
     spread        standard deviation over images of the top hidden layer: the plateau is
                   a saddle, and long before the loss moves the differences between
-                  images grow, by a factor an epoch, until they are large enough to be
-    used saturation    fraction of saturated units in the hidden layers above the first
+                  images grow, by a factor an epoch, until they are large enough to use
+    saturation    fraction of saturated units in the hidden layers above the first
 
 Every verdict says how far it reaches (its horizon), so that it can be wrong; the
 thresholds were set on one set of networks (depth 5, batch 32) and hold on others (other

@@ -31,9 +31,9 @@ import numpy as np
 NUM_PIXELS = 784
 NUM_CLASSES = 10
 
-# MNIST compresses 5 : 1 as IDX and 14 : 1 as a pickle of float32, gzip reaches 1028 :
-# 1. Up to FREE_SIZE bytes any ratio is harmless, above it a file that expands more than
-# MAX_RATIO : 1 is taken for a bomb.
+# MNIST compresses 5 : 1 as IDX and 14 : 1 as a pickle of float32; gzip reaches
+# 1028 : 1. Up to FREE_SIZE bytes any ratio is harmless, above it a file that expands
+# more than MAX_RATIO : 1 is taken for a bomb.
 MAX_RATIO = 30
 FREE_SIZE = 2**24
 BLOCK_SIZE = 2**20
@@ -131,8 +131,7 @@ def one_hot(y: np.ndarray, num_classes: int = NUM_CLASSES) -> np.ndarray:
     return encoded.astype(np.float32)
 
 
-# --- checks on what was read
-# -----------------------------------------------------------
+# --- checks on what was read --------------------------------------------------------
 
 
 def _check_split(path: Path, name: str, x: np.ndarray, y: np.ndarray) -> None:
@@ -192,8 +191,7 @@ def _dataset(path: Path, splits: dict[str, Split]) -> Dataset:
     )
 
 
-# --- bytes, without trusting their number
-# ----------------------------------------------
+# --- bytes, without trusting their number -------------------------------------------
 
 
 def _magic(path: Path) -> bytes:
@@ -343,8 +341,8 @@ def _array(
 
 # --- pickle -------------------------------------------------------------------------
 #
-# A pickle is a program. Ours runs with nothing to call but the four constructors below,
-# which build an array from bytes and can do nothing else; NumPy's own are not among
+# A pickle is a program. Ours runs with nothing to call but the constructors below, which
+# build an array from bytes and can do nothing else; NumPy's own are not among
 # them, since they would take memory for any shape that the file asks for.
 
 

@@ -85,7 +85,7 @@ def loss(params: Params, x: Image, y: Label) -> Float[Array, ""]:
 
 
 def db2(params: Params, x: Image, y: Label) -> Float[Array, " K"]:
-    """D loss / d b2, (K,). Derived first: all the others are built on it.
+    """The gradient d loss / d b2, (K,). Derived first: the others are built on it.
 
     Start at the top, with the scores z2. Written out,
 
@@ -113,7 +113,7 @@ def db2(params: Params, x: Image, y: Label) -> Float[Array, " K"]:
 
 
 def dW2(params: Params, x: Image, y: Label) -> Float[Array, "K H"]:
-    """D loss / d W2, (K, H): one number for each weight, like W2 itself.
+    """The gradient d loss / d W2, (K, H): one number for each weight, like W2.
 
     z2[i] = sum_j W2[i, j] a1[j] + b2[i]. The weight W2[i, j] sits in one term of one
     score, with factor a1[j]: when it grows by a little, z2[i] grows by a1[j] times
@@ -129,7 +129,7 @@ def dW2(params: Params, x: Image, y: Label) -> Float[Array, "K H"]:
 
 
 def db1(params: Params, x: Image, y: Label) -> Float[Array, " H"]:
-    """D loss / d b1, (H,): the error, carried one layer down.
+    """The gradient d loss / d b1, (H,): the error, carried one layer down.
 
     Let hidden unit j put out a little more. Every score feels it: z2[i] contains
     W2[i, j] a1[j], so it changes at rate W2[i, j], and the loss at rate delta2[i]
@@ -157,7 +157,7 @@ def db1(params: Params, x: Image, y: Label) -> Float[Array, " H"]:
 
 
 def dW1(params: Params, x: Image, y: Label) -> Float[Array, "H D"]:
-    """D loss / d W1, (H, D).
+    """The gradient d loss / d W1, (H, D).
 
     As for W2, one layer down: z1[i] contains W1[i, j] x[j], so
 
