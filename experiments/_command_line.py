@@ -8,6 +8,8 @@ import contextlib
 import io
 import math
 import os
+import shutil
+import subprocess
 import sys
 import tempfile
 from collections.abc import Callable, Iterable, Mapping
@@ -88,6 +90,19 @@ def make_folder(path: Path) -> None:
             pass
     except OSError as error:
         expect(False, "--out", "a folder to write to", f"{path} ({error.strerror})")
+
+
+def commit() -> str:
+    """Of the code that runs, if it runs from a git checkout."""
+    if shutil.which("git") is None:
+        return "unknown"
+    done = subprocess.run(
+        ["git", "-C", str(Path(__file__).parent), "describe", "--always", "--dirty"],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    return done.stdout.strip() or "unknown"
 
 
 def _parse(settings: type[SettingsT], doc: str, default: SettingsT | None) -> SettingsT:

@@ -133,7 +133,8 @@ def main(settings: Settings) -> int:
         by_depth = study_depth(settings, dataset, bar.update) if depth_epochs else None
     add_theory(result, dataset, architecture, settings)
 
-    runs.save(settings.out, result, asdict(settings))
+    made_with = asdict(settings) | {"commit": command_line.commit()}
+    runs.save(settings.out, result, made_with)
     runs.to_table(result).to_csv(settings.out / "networks.csv", index=False)
     if by_depth is not None:
         with runs.replacing(settings.out / "depth.nc") as file:
@@ -152,7 +153,7 @@ def main(settings: Settings) -> int:
         sections=sections,
         made_with={
             name: str(value)
-            for name, value in {**asdict(settings), **runs.environment()}.items()
+            for name, value in {**made_with, **runs.environment()}.items()
         },
     )
     with runs.replacing(settings.out / "report.html") as file:

@@ -66,7 +66,8 @@ def main(settings: Settings) -> int:
             value_and_grad=(backprop if by_hand else losses).value_and_grad,
             report=bar.update,
         )
-    runs.save(settings.out, result, asdict(settings))
+    made_with = asdict(settings) | {"commit": command_line.commit()}
+    runs.save(settings.out, result, made_with)
 
     one = result.isel(scale=0, learning_rate=0, seed=0)
     print(

@@ -341,8 +341,8 @@ def _array(
 
 # --- pickle -------------------------------------------------------------------------
 #
-# A pickle is a program. Ours runs with nothing to call but the constructors below, which
-# build an array from bytes and can do nothing else; NumPy's own are not among
+# A pickle is a program. Ours runs with nothing to call but the constructors below,
+# which build an array from bytes and can do nothing else; NumPy's own are not among
 # them, since they would take memory for any shape that the file asks for.
 
 

@@ -1,9 +1,10 @@
 """A run's folder: the settings, the labelled result, the figures.
 
     runs/convergence/
-        settings.json    what was asked for, with versions and device
-        results.nc       the labelled result, NetCDF
-        figures/*.svg
+        settings.json    what was asked for, with versions, device and commit
+        results.nc       the labelled result, NetCDF: runs.load(folder)
+        networks.csv     a row a network, for other tools
+        report.html      the page, and figures/*.svg, its figures alone
 
 Files are written under a temporary name and renamed when they are complete: a run that
 is interrupted leaves the files of the last one, never half a file.

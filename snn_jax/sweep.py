@@ -401,6 +401,8 @@ def sweep(
             "label_entropy": float(losses.label_entropy(train.y)),
             "plateau_loss": plateau_loss,
             "width": width,
+            # What the seeds are folded into: with it, every network can be drawn again.
+            "key_data": " ".join(map(str, np.asarray(jax.random.key_data(key)))),
             "sizes": "-".join(map(str, architecture.sizes)),
             "activation": architecture.activation,
         },
