@@ -38,12 +38,13 @@ def listed(values: Sequence[float]) -> str:
 
 
 def percent(fraction: float | xr.DataArray) -> str:
-    """A fraction in per cent, to a tenth; of a diverged network a dash.
+    r"""A fraction in per cent, to a tenth; of a diverged network a dash.
 
     >>> percent(0.1135), percent(float("nan"))
-    ('11.3 %', '-')
+    ('11.3\xa0%', '-')
     """
-    return f"{100 * float(fraction):.1f} %" if np.isfinite(fraction) else "-"
+    # A space at which no line is broken.
+    return f"{100 * float(fraction):.1f}\xa0%" if np.isfinite(fraction) else "-"
 
 
 def networks(count: int) -> str:

@@ -49,7 +49,7 @@ def test_answer_counts_what_the_result_holds(result: xr.Dataset) -> None:
     learned = int((result.verdict.sel(scale=1.0) <= 1).sum())
     assert f"Yes at init scale 1: {learned} of 4 networks" in converging
     best = 100 * float(result.test_accuracy.median("seed").max())
-    assert f"{best:.1f} %" in converging
+    assert f"{best:.1f}\xa0%" in converging
     assert "Change one number: use 1 instead of" in " ".join(words["What's wrong?"])
     ratio = answer.first_over_last(result).sel(scale=0.01)
     assert f"{answer.number(ratio)} times" in " ".join(words["Why?"])
