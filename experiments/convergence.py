@@ -11,6 +11,7 @@ runs/convergence.
 """
 
 import textwrap
+import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -131,6 +132,8 @@ def main(settings: Settings) -> int:
         result = train(settings, dataset, architecture, bar.update)
         result["verdict"] = diagnosis.verdicts(result)
         by_depth = study_depth(settings, dataset, bar.update) if depth_epochs else None
+    # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
+    warnings.simplefilter("ignore", RuntimeWarning)
     add_theory(result, dataset, architecture, settings)
 
     made_with = asdict(settings) | {"commit": command_line.commit()}

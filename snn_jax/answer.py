@@ -14,6 +14,12 @@ from snn_jax import diagnosis
 # First over last layer's gradient below which "vanishing" is a word for it: scale 1,
 # which trains, lies at 0.01.
 VANISHING_RATIO = 1e-3
+# What a saturated unit is, in ``signals.Signals``.
+SATURATED_AT = {
+    "sigmoid": "saturated, at 0 or 1,",
+    "tanh": "saturated, at -1 or 1,",
+    "relu": "off",
+}
 # Accuracies closer than this are the same number of images, in float32.
 SAME_ACCURACY = 1e-6
 
@@ -210,17 +216,33 @@ def why(result: xr.Dataset) -> list[str]:
     if saturated := groups.scales("saturated"):
         scale = max(saturated)
         at = {"scale": scale}
-        median = initial.gradient_median.sel(at)
-        text.append(
-            f"At init scale {scale:g} the fault is another one: "
+        later = result.saturation.sel(at).isel(epoch=-1).mean()
+        where = SATURATED_AT.get(result.attrs["activation"], "saturated")
+        sentence = (
+            f"At init scale {scale:g}, "
             f"{percent(initial.saturation.sel(at).mean())} of the hidden units are "
-            "saturated, at 0 or 1, where a small change changes nothing. The rms "
-            f"gradient of the first layer is {number(ratio.sel(scale=scale))} times "
-            "the last's, but a few images carry it; for the median image it is "
-            f"{number(median.isel(layer=0) / median.isel(layer=-1))} times. And what "
-            "tells the digits apart is lost on the way up: a probe reads "
-            f"{percent(bottom.probe_accuracy.sel(at))} from the first hidden layer and "
-            f"{percent(top.probe_accuracy.sel(at))} from the last."
+            f"{where} before the first step and {percent(later)} after the last; "
+            "there a small change changes nothing."
+        )
+        median = initial.gradient_median.sel(at)
+        typical = median.isel(layer=0) / median.isel(layer=-1)
+        if typical < 0.1 * ratio.sel(scale=scale):
+            sentence += (
+                f" The rms gradient of the first layer is "
+                f"{number(ratio.sel(scale=scale))} times the last's, but a few images "
+                f"carry it; for the median image it is {number(typical)} times."
+            )
+        if initial.sizes["hidden_layer"] > 1:
+            sentence += (
+                " On the way up, what tells the digits apart is lost: a probe reads "
+                f"{percent(bottom.probe_accuracy.sel(at))} from the first hidden layer "
+                f"and {percent(top.probe_accuracy.sel(at))} from the last."
+            )
+        text.append(sentence)
+    if diverged := groups.scales("diverged"):
+        text.append(
+            f"At init scale {listed(diverged)} the steps were too large for the loss: it "
+            "is not finite, or far above that of guessing and not falling."
         )
     return text or ["Neither small gradients nor saturation stand in the way here."]
 

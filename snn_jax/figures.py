@@ -53,6 +53,12 @@ def _median_and_band(
     axes.fill_between(curve[x], low, high, color=color, alpha=0.2, linewidth=0)
 
 
+def _log_scale(axes: Axes, values: xr.DataArray) -> None:
+    """A logarithmic axis, unless there is nothing that it could show."""
+    if bool((values > 0).any()):
+        axes.set_yscale("log")
+
+
 def _scale_legend(figure: Figure, colors: dict[float, tuple[float, ...]]) -> None:
     lines = [Line2D([], [], color=color, linewidth=3) for color in colors.values()]
     figure.legend(
@@ -150,7 +156,7 @@ def gradient_per_layer(result: xr.Dataset) -> Figure:
                     axes.plot(
                         result.layer, result[name].sel(scale=scale), style, color=color
                     )
-        axes.set_yscale("log")
+        _log_scale(axes, initial)
         axes.set_xticks(result.layer.values)
         axes.set_xlabel("layer, from the input (left) to the output (right)")
         axes.set_ylabel("gradient rms (nats per unit of weight)")
@@ -185,6 +191,9 @@ def accuracy_by_scale(result: xr.Dataset) -> Figure:
             axes.set_ylabel("test accuracy (%)")
             axes.set_ylim(0, 100)
         panels[-1, 0].set_xscale("log")
+        # Given, for a panel in which all diverged has no limits of its own.
+        scales = result.scale.values
+        panels[-1, 0].set_xlim(0.6 * scales.min(), 1.6 * scales.max())
         panels[-1, 0].set_xlabel("init scale")
     return figure
 
@@ -269,7 +278,7 @@ def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
                 _median_and_band(axes, values.sel(scale=scale), "hidden_layer", color)
             axes.set_ylabel(label)
             if name == "activation_spread":
-                axes.set_yscale("log")
+                _log_scale(axes, values)
             else:
                 axes.set_ylim(0, None if name == "probe_accuracy" else 1.03)
         rows[-1].set_xticks(result.hidden_layer.values)

@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 import subprocess
+import warnings
 from html.parser import HTMLParser
 from pathlib import Path
 
@@ -107,6 +108,21 @@ def test_a_diverged_network_has_no_accuracy(result: xr.Dataset) -> None:
     rows = answer.outcome_table(broken)
     (row,) = (row for row in rows[1:] if row[:2] == ["1", "0.3"])
     assert row[4] == "-"
+
+
+def test_figures_of_nothing_but_divergence(result: xr.Dataset) -> None:
+    """All NaN: empty pictures, and words that say so, but no error."""
+    lost = result.where(result.seed < 0)  # floats become NaN
+    lost.attrs = result.attrs
+    lost["test_class_frequency"] = result.test_class_frequency
+    lost["verdict"] = diagnosis.verdicts(lost)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        for section in sections(lost):
+            if section.figure is not None:
+                assert "<svg" in figures.to_svg(section.figure)
+        words = answer.answer(lost)
+    assert "12 of all 12 networks diverged" in words["Is it converging?"][0]
 
 
 def sections(result: xr.Dataset) -> list[Section]:
