@@ -241,8 +241,8 @@ def why(result: xr.Dataset) -> list[str]:
         text.append(sentence)
     if diverged := groups.scales("diverged"):
         text.append(
-            f"At init scale {listed(diverged)} the steps were too large for the loss: it "
-            "is not finite, or far above that of guessing and not falling."
+            f"At init scale {listed(diverged)} the steps were too large for the loss: "
+            "it is not finite, or far above that of guessing and not falling."
         )
     return text or ["Neither small gradients nor saturation stand in the way here."]
 

@@ -43,19 +43,43 @@ def test_every_script_has_a_tiny_run() -> None:
     assert set(TINY) == set(SCRIPTS)
 
 
+def check_convergence(printed: str, out: Path) -> None:
+    """Answers in words and pictures."""
+    for part in ("Is it converging?", "Why?", "What's wrong?", "accuracy"):
+        assert part in printed
+    # The last line names the folder, of any length.
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert {"gradient_per_layer.svg", "loss_curves.svg", "depth_map.svg"} < figures
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert page.count("<figure ") == len(figures)
+    assert len((out / "networks.csv").read_text().splitlines()) == 1 + 4
+
+
+def check_gradients(printed: str, out: Path) -> None:
+    """Says where differences are blind, and writes nothing."""
+    assert "agree (blind)" in printed
+    assert "drowns in rounding" in printed
+    assert "DISAGREE" not in printed
+    assert not out.exists()
+
+
+CHECKS = {"convergence": check_convergence, "gradients": check_gradients}
+
+
 @pytest.mark.parametrize("script", SCRIPTS)
 def test_tiny_run(script: str, tmp_path: Path) -> None:
-    out = [] if script in WITHOUT_OUT else ["--out", str(tmp_path / "run")]
+    folder = tmp_path / "run"
+    out = [] if script in WITHOUT_OUT else ["--out", str(folder)]
     done = run(script, *TINY[script], *out)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
-    if not out:
-        assert not list(tmp_path.iterdir())
-        return
-    result = runs.load(tmp_path / "run")
-    assert result.test_accuracy.notnull().all()
-    assert '"snn_jax"' in (tmp_path / "run" / "settings.json").read_text()
-    assert not list(tmp_path.rglob("*.partial"))
+    if script in CHECKS:
+        CHECKS[script](done.stdout, folder)
+    if out:
+        assert runs.load(folder).test_accuracy.notnull().all()
+        assert '"snn_jax"' in (folder / "settings.json").read_text()
+        assert not list(tmp_path.rglob("*.partial"))
 
 
 def test_shallow_prints_its_accuracy_and_both_gradients_agree(tmp_path: Path) -> None:
@@ -71,26 +95,6 @@ def test_shallow_prints_its_accuracy_and_both_gradients_agree(tmp_path: Path) ->
         accuracies.append(float(found.group(1)))
     assert accuracies[0] > 80
     assert abs(accuracies[0] - accuracies[1]) < 0.2
-
-
-def test_convergence_answers_in_words_and_pictures(tmp_path: Path) -> None:
-    done = run("convergence", *TINY["convergence"], "--out", str(tmp_path))
-    for part in ("Is it converging?", "Why?", "What's wrong?", "test accuracy"):
-        assert part in done.stdout
-    # The last line names the folder, of any length.
-    assert max(map(len, done.stdout.splitlines()[:-1])) <= 100
-    figures = sorted(file.name for file in (tmp_path / "figures").iterdir())
-    assert {"gradient_per_layer.svg", "loss_curves.svg"} < set(figures)
-    page = (tmp_path / "report.html").read_text(encoding="utf-8")
-    assert page.count("<figure ") == len(figures)
-    assert len((tmp_path / "networks.csv").read_text().splitlines()) == 1 + 4
-
-
-def test_gradients_says_where_differences_are_blind() -> None:
-    done = run("gradients", *TINY["gradients"])
-    assert "agree (blind)" in done.stdout
-    assert "drowns in rounding" in done.stdout
-    assert "DISAGREE" not in done.stdout
 
 
 def test_gradients_exits_with_1_on_a_disagreement(tmp_path: Path) -> None:
