@@ -1,6 +1,6 @@
 """The assignment's first network: 784-20-10, sigmoid, softmax, negative log-likelihood.
 
-    python experiments/shallow.py --gradient manual          about 10 s: 96 %
+    python experiments/shallow.py --gradient manual          about 8 s: 95.6 %
 
 Trains it on MNIST with stochastic gradient descent, with the gradients derived by hand
 or by autodiff: the curves are the same. Biases start at 0, weights at N(0, 0.1^2).
