@@ -116,29 +116,26 @@ def main(settings: Settings) -> int:
     from tqdm import tqdm
 
     from snn_jax import answer, diagnosis, figures, mnist, report, runs
-    from snn_jax.networks import Architecture
 
     dataset = mnist.load(settings.data)
     command_line.expect_batch_size(settings.batch_size, len(dataset.train.y))
-    hidden = (settings.width,) * settings.depth
-    architecture = Architecture(
-        (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES),
-        settings.activation,
-        settings.biases,
-    )
+    architecture = architecture_of(settings)
     depth_epochs = depth_study_epochs(settings)
     total = settings.num_networks * settings.epochs + depth_epochs
     with tqdm(total=total, desc="training", unit="epoch") as bar:
-        result = train(settings, dataset, architecture, bar.update)
+        result = train(settings, dataset, bar.update)
         result["verdict"] = diagnosis.verdicts(result)
         by_depth = study_depth(settings, dataset, bar.update) if depth_epochs else None
     # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
     warnings.simplefilter("ignore", RuntimeWarning)
     add_theory(result, dataset, architecture, settings)
+    if by_depth is not None and "depth_scale" in result:
+        by_depth["depth_scale"] = result.depth_scale
 
     made_with = asdict(settings) | {"commit": command_line.commit()}
     runs.save(settings.out, result, made_with)
-    runs.to_table(result).to_csv(settings.out / "networks.csv", index=False)
+    with runs.replacing(settings.out / "networks.csv") as file:
+        runs.to_table(result).to_csv(file, index=False)
     if by_depth is not None:
         with runs.replacing(settings.out / "depth.nc") as file:
             by_depth.to_netcdf(file, engine="scipy")
@@ -180,13 +177,23 @@ def main(settings: Settings) -> int:
     return 0
 
 
+def architecture_of(settings: Settings) -> "Architecture":
+    """The network that the settings ask for."""
+    from snn_jax import mnist
+    from snn_jax.networks import Architecture
+
+    hidden = (settings.width,) * settings.depth
+    return Architecture(
+        (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES),
+        settings.activation,
+        settings.biases,
+    )
+
+
 def train(
-    settings: Settings,
-    dataset: "Dataset",
-    architecture: "Architecture",
-    progress: Callable[[int], Any],
+    settings: Settings, dataset: "Dataset", progress: Callable[[int], Any]
 ) -> "xr.Dataset":
-    """The main sweep."""
+    """A sweep as the settings ask for."""
     import jax
 
     from snn_jax.sweep import sweep
@@ -194,7 +201,7 @@ def train(
     return sweep(
         jax.random.key(0),
         dataset,
-        architecture=architecture,
+        architecture=architecture_of(settings),
         scales=settings.scales,
         learning_rates=settings.learning_rates,
         num_seeds=settings.seeds,
@@ -217,13 +224,9 @@ def depth_study_epochs(settings: Settings) -> int:
 def study_depth(
     settings: Settings, dataset: "Dataset", progress: Callable[[int], Any]
 ) -> "xr.Dataset":
-    """Test accuracy for every depth and init scale, beside theory's depth scale."""
-    import numpy as np
+    """Test accuracy for every depth and init scale."""
     import pandas as pd
     import xarray as xr
-
-    from snn_jax import meanfield, mnist
-    from snn_jax.networks import Architecture
 
     study = DEPTH_STUDY[settings.preset]
     shallower = replace(
@@ -234,27 +237,11 @@ def study_depth(
     )
     accuracies = []
     for depth in DEPTHS:
-        hidden = (settings.width,) * depth
-        architecture = Architecture(
-            (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES),
-            settings.activation,
-            settings.biases,
-        )
-        trained = train(shallower, dataset, architecture, progress)
+        trained = train(replace(shallower, depth=depth), dataset, progress)
         accuracies.append(trained.test_accuracy.isel(learning_rate=0, drop=True))
-    result = xr.Dataset(
+    return xr.Dataset(
         {"test_accuracy": xr.concat(accuracies, pd.Index(DEPTHS, name="depth"))}
     )
-    if settings.initializer == "normal":
-        sigma_w = settings.width**0.5 * np.asarray(settings.scales)
-        result["depth_scale"] = (
-            "scale",
-            [
-                meanfield.depth_scale(activation=settings.activation, sigma_w=float(s))
-                for s in sigma_w
-            ],
-        )
-    return result
 
 
 def add_theory(

@@ -103,7 +103,7 @@ def is_it_converging(result: xr.Dataset) -> list[str]:
     groups = _Groups(result)
     text = []
     if scales := groups.scales("vanishing"):
-        horizon = diagnosis.KINDS[diagnosis.NAMES.index("vanishing")].horizon
+        horizon = diagnosis.BY_NAME["vanishing"].horizon
         accuracy = result.test_accuracy.sel(scale=scales)
         of_one_digit = abs(accuracy - result.test_class_frequency).min("digit")
         constant = int((of_one_digit < SAME_ACCURACY).sum())
@@ -261,7 +261,7 @@ def what_is_wrong(result: xr.Dataset) -> list[str]:
         )
     elif groups.failed:
         names = dict.fromkeys(groups.commonest.values())
-        kinds = [diagnosis.KINDS[diagnosis.NAMES.index(name)] for name in names]
+        kinds = [diagnosis.BY_NAME[name] for name in names]
         advice = "; ".join(f"where {kind.name}: {kind.advice}" for kind in kinds)
         text = f"None of these settings trains this network. Try first, {advice}."
     else:

@@ -91,6 +91,7 @@ KINDS = (
     ),
 )  # fmt: skip
 NAMES = tuple(kind.name for kind in KINDS)
+BY_NAME = {kind.name: kind for kind in KINDS}
 LONGEST_HORIZON = max(kind.horizon for kind in KINDS)
 
 
@@ -181,9 +182,9 @@ init scale, so that gradients reach the first layer
         name = "learning" if gain > LEARNING_GAIN else "slow"
     else:
         to_leave = _epochs_to_leave(spread)
-        beyond = (KINDS[NAMES.index("vanishing")].horizon - 1) * num_epochs
+        beyond = (BY_NAME["vanishing"].horizon - 1) * num_epochs
         name = "vanishing" if to_leave > SAFETY * beyond else "too early to tell"
-    return Verdict(KINDS[NAMES.index(name)], now, gain, saturated, to_leave)
+    return Verdict(BY_NAME[name], now, gain, saturated, to_leave)
 
 
 def _curves(result: xr.Dataset, epoch: int) -> tuple[np.ndarray, ...]:
@@ -251,7 +252,7 @@ def was_right(
     Raises:
         ValueError: the run does not reach the horizon.
     """
-    horizon = KINDS[NAMES.index(verdict)].horizon * num_epochs
+    horizon = BY_NAME[verdict].horizon * num_epochs
     if horizon >= len(information):
         raise ValueError(
             f"information: expected more than {horizon} epochs, the horizon, found "

@@ -71,7 +71,7 @@ def test_every_verdict_has_its_words(result: xr.Dataset, verdict: str) -> None:
     if verdict in ("converged", "learning"):
         assert "Nothing that these settings show" in wrong
     else:
-        advice = diagnosis.KINDS[diagnosis.NAMES.index(verdict)].advice
+        advice = diagnosis.BY_NAME[verdict].advice
         assert advice in wrong
         assert "Change one number" not in wrong
 
