@@ -11,6 +11,7 @@ One file a subject, from what is computed to what is seen:
     signals     per-layer numbers: gradients, saturation, what a probe still reads
     meanfield   what theory predicts for the same numbers
     training    one training run as a pure function
+    vectorized  the same for many networks at once, fast
     sweep       init scales x learning rates x seeds at once
     diagnosis   the verdict on each network, with its evidence
     answer      the assignment's questions, answered in words and tables

@@ -70,6 +70,18 @@ def _rms(values: Float[Array, "..."]) -> Float[Array, ""]:
     return unit * jnp.sqrt(jnp.mean((values / unit) ** 2))
 
 
+def _median(values: Float[Array, " B"]) -> Float[Array, ""]:
+    """Of numbers that are not negative: their bits, read as integers, have their order.
+
+    XLA sorts integers five times as fast as floats on a CPU. NaN sorts above all.
+    """
+    integers = jnp.dtype(f"int{8 * values.dtype.itemsize}")
+    bits = jax.lax.sort(jax.lax.bitcast_convert_type(jnp.abs(values), integers))
+    in_order = jax.lax.bitcast_convert_type(bits, values.dtype)
+    half = values.shape[0] // 2
+    return (in_order[half] + in_order[-1 - half]) / 2
+
+
 def _effective_rank(a: Float[Array, "H B"]) -> Float[Array, ""]:
     centred = a - a.mean(axis=1, keepdims=True)
     centred = centred / jnp.abs(centred).max()  # NaN where nothing varies
@@ -169,7 +181,7 @@ def measure(
 
     single = _single_image_gradients(passes)
     layers = [
-        (_rms(images), jnp.median(images), _rms(delta @ a.T / a.shape[1]))
+        (_rms(images), _median(images), _rms(delta @ a.T / a.shape[1]))
         for images, a, delta in zip(single, passes.inputs, passes.deltas, strict=True)
     ]
     hidden = []
