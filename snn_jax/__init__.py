@@ -12,7 +12,8 @@ One file a subject, from what is computed to what is seen:
     meanfield   what theory predicts for the same numbers
     training    one training run as a pure function
     vectorized  the same for many networks at once, fast
-    sweep       init scales x learning rates x seeds at once
+    ensemble    many networks on all devices: start, train, evaluate, measure
+    sweep       init scales x learning rates x seeds, labelled
     diagnosis   the verdict on each network, with its evidence
     answer      the assignment's questions, answered in words and tables
     runs        a run's folder on disk

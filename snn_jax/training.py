@@ -93,7 +93,7 @@ def step(
 
 
 def _permutation(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
-    """``jax.random.permutation(key, n)``, bit by bit, in a quarter of the time on a CPU.
+    """``jax.random.permutation(key, n)``, to the bit, in a quarter of the time on CPUs.
 
     Both sort by random numbers, in as many rounds as make ties harmless. XLA sorts
     pairs slowly, and integers fast: a pair is packed into one.
@@ -103,7 +103,7 @@ def _permutation(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
         key, round_key = jax.random.split(key)
         bits = jax.random.bits(round_key, (n,), jnp.uint32)
         with jax.enable_x64(True):
-            packed = (bits.astype(jnp.uint64) << 32) | jnp.arange(n, dtype=jnp.uint64)
+            packed = bits.astype(jnp.uint64) << 32 | jnp.arange(n, dtype=jnp.uint64)
             place = (jax.lax.sort(packed) & (2**32 - 1)).astype(jnp.uint32)
         order = order[place]
     return order

@@ -100,8 +100,10 @@ def without_blank_pixels(train: Split) -> tuple[Split, Int[np.ndarray, " P"]]:
     array([1, 2])
     """
     x = np.asarray(train.x)
-    pixels = np.flatnonzero(x.any(axis=0))
-    return Split(np.ascontiguousarray(x[:, pixels]), np.asarray(train.y)), pixels
+    used = x.any(axis=0)
+    return Split(np.compress(used, x, axis=1), np.asarray(train.y)), np.flatnonzero(
+        used
+    )
 
 
 def _to_last(many: Params) -> Params:
@@ -132,12 +134,12 @@ def _first_gradient(x: Float[Array, "B D"], delta: Float[Array, "B H N"]) -> Arr
     return (x.T @ delta.reshape(batch_size, -1)).reshape(-1, *shape)
 
 
-def _times(W: Float[Array, "O I N"], a: Float[Array, "B I N"]) -> Array:
+def _times(W: Float[Array, "O I _"], a: Float[Array, "B I N"]) -> Array:
     """W a: (B, O, N)."""
     return _sum(a[:, None, i] * W[None, :, i] for i in range(W.shape[1]))
 
 
-def _transposed_times(W: Float[Array, "O I N"], d: Float[Array, "B O N"]) -> Array:
+def _transposed_times(W: Float[Array, "O I _"], d: Float[Array, "B O N"]) -> Array:
     """W^T d: (B, I, N)."""
     return _sum(d[:, None, o] * W[None, o] for o in range(W.shape[0]))
 
@@ -180,7 +182,7 @@ def _forward(
 
 
 def _loss_and_p(
-    logits: Float[Array, "B K N"], on: Float[Array, "B K 1"]
+    logits: Float[Array, "B K N"], on: Float[Array, "_ K _"]
 ) -> tuple[Float[Array, "B N"], Float[Array, "B K N"]]:
     """Negative log-likelihood and softmax; see ``losses.nll`` for the shift."""
     classes = range(logits.shape[1])
@@ -219,6 +221,36 @@ def _step(
             slope = derivative(pre_activations[layer - 2])
             delta = stored(_transposed_times(W, delta) * slope)
     return new, delta, loss
+
+
+def value_and_grad(
+    params: Params, x: Images, y: Labels, *, architecture: Architecture
+) -> tuple[Float[Array, ""], Params]:
+    """``losses.value_and_grad`` of one network that ``fits``, by hand and faster.
+
+    Alone, a network has its images along the last axis, where elsewhere there are
+    networks, and its weights are the same for all of them.
+    """
+    images = jnp.asarray(x)
+    last = {name: leaf[..., None] for name, leaf in params.items()}
+    z = (params["W1"] @ images.T)[None]
+    if architecture.biases:
+        z = z + last["b1"][None]
+    activations, pre_activations = _forward(last, z, architecture, lambda value: value)
+    on = jax.nn.one_hot(y, architecture.sizes[-1], dtype=z.dtype).T[None]
+    loss, p = _loss_and_p(pre_activations[-1], on)
+    derivative = networks.ACTIVATIONS[architecture.activation].derivative
+    delta = (p - on) / images.shape[0]
+    grads: Params = {}
+    for layer in range(architecture.num_layers, 0, -1):
+        if architecture.biases:
+            grads[f"b{layer}"] = delta[0].sum(axis=1)
+        if layer > 1:
+            grads[f"W{layer}"] = delta[0] @ activations[layer - 2][0].T
+            slope = derivative(pre_activations[layer - 2])
+            delta = _transposed_times(last[f"W{layer}"], delta) * slope
+    grads["W1"] = delta[0] @ images
+    return loss.mean(), grads
 
 
 def run_epoch(

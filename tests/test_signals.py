@@ -6,8 +6,8 @@ import numpy as np
 import pytest
 
 from snn_jax import backprop, mnist, networks, signals
+from snn_jax.ensemble import measure
 from snn_jax.networks import DEEP, SHALLOW, Architecture
-from snn_jax.sweep import measure
 
 
 @pytest.mark.parametrize("net", [SHALLOW, DEEP])

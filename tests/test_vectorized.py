@@ -129,3 +129,18 @@ def test_probabilities_at_extreme_logits() -> None:
     loss, p = vectorized._loss_and_p(logits, on)
     np.testing.assert_allclose(loss[..., 0], losses.nll(logits[..., 0], y))
     np.testing.assert_allclose(p[..., 0], jax.nn.softmax(logits[..., 0]), atol=1e-38)
+
+
+@pytest.mark.parametrize("name", NETS)
+def test_a_network_alone_has_the_same_gradient(name: str, small: mnist.Dataset) -> None:
+    net = NETS[name]
+    with jax.enable_x64(True):
+        params = jax.tree.map(lambda leaf: leaf[0].astype(float), some_networks(net))
+        x, y = small.train.x[:9].astype(float), small.train.y[:9]
+        found = vectorized.value_and_grad(params, x, y, architecture=net)
+        expected = losses.value_and_grad(params, x, y, architecture=net)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15),
+        found,
+        expected,
+    )

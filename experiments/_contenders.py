@@ -1,0 +1,365 @@
+"""The ways to train many small networks that ``benchmark.py`` compares.
+
+Each trains N networks 784-10-10-10-10-10-10 (sigmoid units, no biases) with plain SGD,
+from the same weights and on the same batches, and returns their mean losses, so that it
+can be seen that all do the same work. Each runs in a process of its own and imports its
+library there.
+"""
+
+import itertools
+import os
+import resource
+import sys
+import time
+from collections.abc import Callable
+from multiprocessing.connection import Connection
+from typing import Any
+
+import numpy as np
+
+SIZES = (784, 10, 10, 10, 10, 10, 10)
+LEARNING_RATE = 0.1
+
+# One pass over the batches; a second call goes on with the trained weights.
+Epoch = Callable[[], Any]
+
+
+def initial_weights(
+    num_networks: int, sizes: tuple[int, ...] = SIZES
+) -> list[np.ndarray]:
+    """Of layers 1 to L, each (N, fan_out, fan_in), rms 1: with them networks learn."""
+    rngs = [np.random.default_rng(i) for i in range(num_networks)]
+    return [
+        np.stack([rng.standard_normal((fan_out, fan_in), np.float32) for rng in rngs])
+        for fan_in, fan_out in itertools.pairwise(sizes)
+    ]
+
+
+def snn_jax(
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    parts: str = "train",
+    sizes: tuple[int, ...] = SIZES,
+) -> Epoch:
+    """What ``sweep`` runs.
+
+    The batches are those of the order, which comes from key 0. With "evaluate" and
+    "signals" among the parts, what a sweep does after every epoch is done too.
+    """
+    import jax
+
+    from snn_jax import ensemble
+    from snn_jax.mnist import Dataset, Split
+    from snn_jax.networks import Architecture
+
+    architecture = Architecture(sizes, biases=False)
+    batch_size = order.shape[1]
+    weights = {f"W{i}": W for i, W in enumerate(initial_weights(n, sizes), start=1)}
+    train = Split(x[: order.size], y[: order.size])
+    key = jax.random.key(0)
+    valid = Split(x[-10_000:], y[-10_000:])
+    many = ensemble.Ensemble(
+        Dataset(train, valid, valid),
+        num_networks=n,
+        architecture=architecture,
+        batch_size=batch_size,
+    )
+    chunks = []
+    for first in range(0, n, many.size):
+        members = np.minimum(np.arange(first, first + many.size), n - 1)
+        rates = many.split(np.full(many.size, LEARNING_RATE, np.float32))
+        states = many.start(key, members, np.ones(many.size, np.float32), rates)
+        params = many.split({name: W[members] for name, W in weights.items()})
+        chunks.append((states._replace(params=params), rates))
+
+    def epoch() -> Any:
+        losses = []
+        for i, (states, rates) in enumerate(chunks):
+            states, happened = many.run_epoch(states, rates, key)
+            chunks[i] = states, rates
+            if "evaluate" in parts:
+                np.asarray(many.evaluate(states.params, many.valid).loss)
+            if "signals" in parts:
+                many.measure(states.params)
+            losses.append(np.asarray(happened.train_loss))
+        return np.concatenate(losses)[:n]
+
+    return epoch
+
+
+def jax_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+    """A textbook loss, x @ W, under ``jax.vmap``: what one would write first."""
+    import jax
+    import jax.numpy as jnp
+
+    x, y, order = jax.device_put((x, y, order))
+
+    def loss(weights: list[Any], x: Any, y: Any) -> Any:
+        a = x
+        for W in weights[:-1]:
+            a = jax.nn.sigmoid(a @ W)
+        log_p = jax.nn.log_softmax(a @ weights[-1])
+        return -jnp.take_along_axis(log_p, y[:, None], axis=1).mean()
+
+    def step(weights: list[Any], batch: Any) -> Any:
+        value, grads = jax.value_and_grad(loss)(weights, x[batch], y[batch])
+        moved = jax.tree.map(lambda W, dW: W - LEARNING_RATE * dW, weights, grads)
+        return moved, value
+
+    @jax.jit
+    def run(weights: list[Any]) -> Any:
+        return jax.vmap(lambda weights: jax.lax.scan(step, weights, order))(weights)
+
+    weights = jax.device_put([W.swapaxes(1, 2) for W in initial_weights(n)])
+
+    def epoch() -> Any:
+        nonlocal weights
+        weights, losses = run(weights)
+        return np.asarray(losses).mean(axis=1)
+
+    return epoch
+
+
+def torch_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+    """PyTorch, ``nn.Sequential`` and ``optim.SGD``, one network after the other."""
+    import torch
+
+    images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
+    batches = torch.from_numpy(order.astype(np.int64))
+    weights = initial_weights(n)
+    models = []
+    for i in range(n):
+        layers: list[Any] = []
+        for W in weights:
+            layer = torch.nn.Linear(W.shape[2], W.shape[1], bias=False)
+            layer.weight.data = torch.from_numpy(W[i])
+            layers += [layer, torch.nn.Sigmoid()]
+        model = torch.nn.Sequential(*layers[:-1])
+        models.append((model, torch.optim.SGD(model.parameters(), LEARNING_RATE)))
+    criterion = torch.nn.CrossEntropyLoss()
+
+    def epoch() -> Any:
+        means = []
+        for model, optimizer in models:
+            total = torch.zeros(())
+            for batch in batches:
+                optimizer.zero_grad()
+                loss = criterion(model(images[batch]), labels[batch])
+                loss.backward()
+                optimizer.step()
+                total += loss.detach()
+            means.append(float(total) / len(batches))
+        return np.array(means)
+
+    return epoch
+
+
+def torch_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+    """``torch.func.vmap`` of ``torch.func.grad_and_value``."""
+    import torch
+    from torch.func import grad_and_value, vmap
+
+    images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
+    batches = torch.from_numpy(order.astype(np.int64))
+    weights = [torch.from_numpy(W) for W in initial_weights(n)]
+
+    def loss(weights: Any, x: Any, y: Any) -> Any:
+        a = x
+        for W in weights[:-1]:
+            a = torch.sigmoid(torch.nn.functional.linear(a, W))
+        logits = torch.nn.functional.linear(a, weights[-1])
+        return torch.nn.functional.cross_entropy(logits, y)
+
+    step = vmap(grad_and_value(loss), in_dims=(0, None, None))
+
+    def epoch() -> Any:
+        total = torch.zeros(n)
+        with torch.no_grad():
+            for batch in batches:
+                grads, value = step(tuple(weights), images[batch], labels[batch])
+                for W, dW in zip(weights, grads, strict=True):
+                    W -= LEARNING_RATE * dW
+                total += value
+        return (total / len(batches)).numpy()
+
+    return epoch
+
+
+def torch_bmm(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+    """PyTorch on stacked weights: one product for layer 1, ``bmm`` for the others."""
+    import torch
+
+    images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
+    batches = torch.from_numpy(order.astype(np.int64))
+    weights = [torch.from_numpy(W).requires_grad_() for W in initial_weights(n)]
+
+    def epoch() -> Any:
+        total = torch.zeros(n)
+        for batch in batches:
+            a = (images[batch] @ weights[0].reshape(-1, SIZES[0]).T).T
+            a = a.reshape(n, SIZES[1], -1)
+            for W in weights[1:]:
+                a = torch.bmm(W, torch.sigmoid(a))
+            log_p = torch.log_softmax(a, dim=1)
+            losses = -log_p[:, labels[batch], torch.arange(len(batch))].mean(dim=1)
+            for W, dW in zip(
+                weights, torch.autograd.grad(losses.sum(), weights), strict=True
+            ):
+                W.data -= LEARNING_RATE * dW
+            total += losses.detach()
+        return (total / len(batches)).numpy()
+
+    return epoch
+
+
+def scikit_learn(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+    """``MLPClassifier``, one network after the other; biases and weights of its own."""
+    import warnings
+
+    from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
+
+    warnings.simplefilter("ignore")  # it has not converged after one epoch
+    models = [
+        MLPClassifier(
+            hidden_layer_sizes=SIZES[1:-1],
+            activation="logistic",
+            solver="sgd",
+            momentum=0.0,
+            alpha=0.0,
+            batch_size=order.shape[1],
+            learning_rate_init=LEARNING_RATE,
+            max_iter=1,
+            warm_start=True,
+            random_state=i,
+        )
+        for i in range(n)
+    ]
+
+    def epoch() -> Any:
+        for model in models:
+            model.fit(x[: order.size], y[: order.size])
+        return np.full(n, np.nan)
+
+    return epoch
+
+
+def numpy_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+    """NumPy, the gradient by hand, one network after the other."""
+    weights = initial_weights(n)
+
+    def train(weights: list[np.ndarray]) -> float:
+        total = 0.0
+        for batch in order:
+            activations = [x[batch].T]
+            for W in weights[:-1]:
+                z = np.maximum(W @ activations[-1], -80)  # exp would overflow
+                activations.append(1 / (1 + np.exp(-z)))
+            logits = weights[-1] @ activations[-1]
+            e = np.exp(logits - logits.max(axis=0))
+            p = e / e.sum(axis=0)
+            columns = np.arange(len(batch))
+            total -= np.log(p[y[batch], columns]).mean()
+            delta = p
+            delta[y[batch], columns] -= 1
+            for i in range(len(weights) - 1, -1, -1):
+                dW = delta @ activations[i].T / len(batch)
+                if i:
+                    a = activations[i]
+                    delta = (weights[i].T @ delta) * a * (1 - a)
+                weights[i] -= LEARNING_RATE * dW
+        return total / len(order)
+
+    def epoch() -> Any:
+        return np.array([train([W[i] for W in weights]) for i in range(n)])
+
+    return epoch
+
+
+def matrix_product(devices: bool) -> Callable[[], float]:
+    """Rate of a large float32 product: one on all devices each, or one in all."""
+    import jax
+    import jax.numpy as jnp
+    from jax.sharding import AxisType, NamedSharding, PartitionSpec
+
+    size = 2048
+    count = len(jax.devices()) if devices else 1
+    mesh = jax.make_mesh((count,), ("device",), (AxisType.Auto,))
+    split = PartitionSpec("device")  # type: ignore[no-untyped-call]
+    many = jax.device_put(
+        jnp.ones((count, size, size)) / size, NamedSharding(mesh, split)
+    )
+
+    def product(a: Any) -> Any:
+        return (a[0] @ a[0])[None]
+
+    run = jax.jit(jax.shard_map(product, mesh=mesh, in_specs=split, out_specs=split))
+
+    def measure() -> float:
+        started = time.perf_counter()
+        for _ in range(4):
+            result = run(many)
+        result.block_until_ready()
+        return 4 * count * 2 * size**3 / (time.perf_counter() - started)
+
+    measure()
+    return measure
+
+
+# name: (function, library, whether it trains networks one after the other).
+CONTENDERS: dict[str, tuple[Callable[..., Epoch], str, bool]] = {
+    "snn_jax": (snn_jax, "jax", False),
+    "jax.vmap": (jax_vmap, "jax", False),
+    "torch.func.vmap": (torch_vmap, "torch", False),
+    "PyTorch bmm": (torch_bmm, "torch", False),
+    "PyTorch": (torch_loop, "torch", True),
+    "scikit-learn": (scikit_learn, "sklearn", True),
+    "NumPy": (numpy_loop, "numpy", True),
+}
+
+
+def work(connection: Connection, name: str) -> None:
+    """The life of a contender's process: prepares and runs what it is asked to.
+
+    Messages are ("prepare", n, order, options), answered with the seconds that it
+    took, first epoch included, and its losses; ("run",), answered with seconds;
+    ("product",), with the rate of a large matrix product; and ("memory",), with the
+    most memory so far, in bytes.
+    """
+    if name == "snn_jax":
+        import _command_line
+
+        _command_line.use_all_cores()
+    started = time.perf_counter()
+    import importlib
+
+    function, library, _ = CONTENDERS[name]
+    importlib.import_module(library)
+    connection.send(time.perf_counter() - started)
+
+    from snn_jax import mnist
+
+    dataset = mnist.load()
+    x, y = dataset.train.x, dataset.train.y
+    epoch: Epoch = lambda: None  # noqa: E731
+    product: Callable[[], float] | None = None
+    while True:
+        message, *arguments = connection.recv()
+        started = time.perf_counter()
+        if message == "prepare":
+            n, order, options = arguments
+            epoch = function(x, y, order, n, **options)
+            losses = epoch()
+            connection.send((time.perf_counter() - started, losses))
+        elif message == "run":
+            epoch()
+            connection.send(time.perf_counter() - started)
+        elif message == "product":
+            product = product or matrix_product(name == "snn_jax")
+            connection.send(product())
+        elif message == "memory":
+            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+            connection.send(peak * (1 if sys.platform == "darwin" else 1024))
+        else:
+            os._exit(0)
