@@ -12,7 +12,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -90,6 +90,19 @@ def make_folder(path: Path) -> None:
             pass
     except OSError as error:
         expect(False, "--out", "a folder to write to", f"{path} ({error.strerror})")
+
+
+@contextlib.contextmanager
+def going_on(folder: Path) -> Iterator[None]:
+    """Says, when Ctrl-C ends what can be gone on with, what to type."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        print(
+            f"\nWhat is finished is in {folder}; the same command goes on from there.",
+            file=sys.stderr,
+        )
+        raise
 
 
 def commit() -> str:
@@ -175,9 +188,10 @@ def run(
         code = 2
     except ValueError as error:
         from snn_jax.mnist import DataError
+        from snn_jax.runs import RunError
 
         # Mistakes of the user. Those of the program keep their traceback.
-        if not isinstance(error, SettingError | DataError):
+        if not isinstance(error, SettingError | DataError | RunError):
             raise
         print(f"error: {error}", file=sys.stderr)
         code = 2

@@ -218,7 +218,7 @@ def scikit_learn(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epo
     """``MLPClassifier``, one network after the other; biases and weights of its own."""
     import warnings
 
-    from sklearn.neural_network import MLPClassifier  # type: ignore[import-untyped]
+    from sklearn.neural_network import MLPClassifier
 
     warnings.simplefilter("ignore")  # it has not converged after one epoch
     models = [

@@ -30,8 +30,9 @@ at 16 1.08.
 
 What did not pay: blocks of steps from batch size 32 on (0.97, at 128 0.77), pixels as
 bytes, scaled on the fly (1.00; 1.04 for a network alone), updating W_1 one step late so
-that it could be fused (0.94), lax.optimization_barrier (the CPU compiler drops it before
-it decides what to fuse), products written out under autodiff (0.5 at batch size 128),
+that it could be fused (0.94), lax.optimization_barrier (the CPU compiler drops it
+before it decides what to fuse), products written out under autodiff (0.5 at batch size
+128),
 switching off the threads of the matrix library (1.00).
 
 What bounds it: 31,360 of the 34,360 operations are two products with W_1, whose short

@@ -1,15 +1,17 @@
 """Is the deep sigmoid network converging? Why? What's wrong?
 
-    python experiments/convergence.py                    a minute and a half on two
-    cores python experiments/convergence.py --preset full      about ten minutes
+    python experiments/convergence.py                  about a minute on two cores
+    python experiments/convergence.py --preset full    about five minutes
 
 Trains the assignment's second network (five hidden layers of 10 sigmoid units, softmax
 output, no biases, SGD) on the full training set for every init scale, learning rate and
 seed at once. Prints what became of the networks and the answer in words; writes the
 labelled result, the figures and report.html, a page with all of it, into
-runs/convergence.
+runs/convergence. Stopped by anything, it goes on where it was when the same command is
+given again.
 """
 
+import re
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -39,6 +41,8 @@ NUM_THEORY_NETWORKS = 4096
 NUM_THEORY_IMAGES = 100
 # Learning rate from which the noise of the batches moves the top layer within epochs.
 MIN_DRIFT_RATE = 0.1
+# Results that are larger are not put together in memory.
+MAX_RESULT_BYTES = 10**9
 
 
 @dataclass(frozen=True)
@@ -74,7 +78,17 @@ class Settings:
     """Whether to train depths 1 to 5 too."""
     data: command_line.DataPath = None
     out: Path = Path("runs/convergence")
-    """Folder for the result; what an earlier run left there is replaced."""
+    """Folder for the result. The same command goes on with what is missing there."""
+    restart: bool = False
+    """Begin anew in a folder that holds a run with other settings, which is lost."""
+    shard: str = "1/1"
+    """i/n computes only every n-th chunk of networks, from the i-th on, so that n
+    processes with a common folder share the work; then the command without it shows
+    the result."""
+    engine: Literal["local", "ray"] = "local"
+    """Where networks are trained: in this process, or as tasks on a Ray cluster."""
+    ray_address: str | None = None
+    """Of a running cluster, as for ray.init; without it Ray starts one here."""
 
     def validate(self) -> None:
         """Raises SettingError."""
@@ -85,6 +99,18 @@ class Settings:
         command_line.expect_count("--batch-size", self.batch_size)
         command_line.expect_count("--depth", self.depth, most=1000)
         command_line.expect_count("--width", self.width, most=10_000)
+        part, parts = self.part
+        wanted = "i/n with i from 1 to n"
+        command_line.expect(1 <= part <= parts, "--shard", wanted, self.shard)
+        command_line.expect(
+            not (self.restart and parts > 1), "--restart", "no --shard", self.shard
+        )
+
+    @property
+    def part(self) -> tuple[int, int]:
+        """The shard and their number; (0, 0) if it is not written like that."""
+        found = re.fullmatch(r"(\d{1,9})/(\d{1,9})", self.shard)
+        return (int(found[1]), int(found[2])) if found else (0, 0)
 
     @property
     def num_networks(self) -> int:
@@ -122,10 +148,27 @@ def main(settings: Settings) -> int:
     architecture = architecture_of(settings)
     depth_epochs = depth_study_epochs(settings)
     total = settings.num_networks * settings.epochs + depth_epochs
-    with tqdm(total=total, desc="training", unit="epoch") as bar:
+    print(said_of_space(settings), flush=True)
+    with (
+        command_line.going_on(settings.out),
+        tqdm(total=total, desc="training", unit="epoch") as bar,
+    ):
         result = train(settings, dataset, bar.update)
-        result["verdict"] = diagnosis.verdicts(result)
         by_depth = study_depth(settings, dataset, bar.update) if depth_epochs else None
+    if settings.part != (1, 1):
+        print(
+            f"Shard {settings.shard} is done. When all are, the command without "
+            "--shard shows the result."
+        )
+        return 0
+    if result is None:
+        print(
+            f"Too many networks for one page: {settings.out / 'networks.csv'} has a "
+            f"row for each; all there is to know is in {settings.out / 'chunks'}, for "
+            "runs.read_chunks."
+        )
+        return 0
+    result["verdict"] = diagnosis.verdicts(result)
     # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
     warnings.simplefilter("ignore", RuntimeWarning)
     add_theory(result, dataset, architecture, settings)
@@ -190,26 +233,67 @@ def architecture_of(settings: Settings) -> "Architecture":
     )
 
 
+def sweep_settings(settings: Settings) -> dict[str, Any]:
+    """The arguments of ``Sweep``."""
+    return {
+        "architecture": architecture_of(settings),
+        "scales": settings.scales,
+        "learning_rates": settings.learning_rates,
+        "num_seeds": settings.seeds,
+        "num_epochs": settings.epochs,
+        "batch_size": settings.batch_size,
+        "initializer": settings.initializer,
+    }
+
+
+def said_of_space(settings: Settings) -> str:
+    """What the run takes on the disk; refuses if it is not there."""
+    from snn_jax import runs, sweep
+
+    one = sweep.bytes_per_network(architecture_of(settings), settings.epochs)
+    # Chunks, and the result made of them.
+    return (
+        f"Takes {runs.space(settings.out, 2 * one * settings.num_networks)} in "
+        f"{settings.out}."
+    )
+
+
 def train(
-    settings: Settings, dataset: "Dataset", progress: Callable[[int], Any]
-) -> "xr.Dataset":
-    """A sweep as the settings ask for."""
+    settings: Settings,
+    dataset: "Dataset",
+    progress: Callable[[int], Any],
+    name: str = "networks",
+) -> "xr.Dataset | None":
+    """A sweep as the settings ask for, computed as far as it is not there yet.
+
+    None if this is a shard of the work, or too much for the memory.
+    """
     import jax
 
-    from snn_jax.sweep import sweep
+    from snn_jax import cluster, runs
+    from snn_jax.sweep import Sweep
 
-    return sweep(
-        jax.random.key(0),
-        dataset,
-        architecture=architecture_of(settings),
-        scales=settings.scales,
-        learning_rates=settings.learning_rates,
-        num_seeds=settings.seeds,
-        num_epochs=settings.epochs,
-        batch_size=settings.batch_size,
-        initializer=settings.initializer,
+    whole = Sweep(jax.random.key(0), dataset, **sweep_settings(settings))
+    engine = None
+    if settings.engine == "ray":
+        fixed = sweep_settings(settings) | {"width": whole.width}
+        job = cluster.Job(0, settings.data, tuple(fixed.items()))
+        engine = cluster.ray_engine(job, settings.ray_address)
+    folder = settings.out / "chunks" / name
+    runs.complete(
+        folder,
+        whole,
+        restart=settings.restart,
+        shard=settings.part,
+        engine=engine,
         report=progress,
     )
+    if settings.part != (1, 1):
+        return None
+    if whole.num_networks * whole.bytes_per_network > MAX_RESULT_BYTES:
+        runs.write_final_table(settings.out / "networks.csv", folder, whole)
+        return None
+    return whole.assemble(runs.read_chunks(folder, whole))
 
 
 def depth_study_epochs(settings: Settings) -> int:
@@ -223,8 +307,8 @@ def depth_study_epochs(settings: Settings) -> int:
 
 def study_depth(
     settings: Settings, dataset: "Dataset", progress: Callable[[int], Any]
-) -> "xr.Dataset":
-    """Test accuracy for every depth and init scale."""
+) -> "xr.Dataset | None":
+    """Test accuracy for every depth and init scale; None if this is a shard."""
     import pandas as pd
     import xarray as xr
 
@@ -237,8 +321,13 @@ def study_depth(
     )
     accuracies = []
     for depth in DEPTHS:
-        trained = train(replace(shallower, depth=depth), dataset, progress)
-        accuracies.append(trained.test_accuracy.isel(learning_rate=0, drop=True))
+        trained = train(
+            replace(shallower, depth=depth), dataset, progress, f"depth-{depth}"
+        )
+        if trained is not None:
+            accuracies.append(trained.test_accuracy.isel(learning_rate=0, drop=True))
+    if not accuracies:
+        return None
     return xr.Dataset(
         {"test_accuracy": xr.concat(accuracies, pd.Index(DEPTHS, name="depth"))}
     )

@@ -16,7 +16,8 @@ One file a subject, from what is computed to what is seen:
     sweep       init scales x learning rates x seeds, labelled
     diagnosis   the verdict on each network, with its evidence
     answer      the assignment's questions, answered in words and tables
-    runs        a run's folder on disk
+    runs        a run's folder on disk: finished chunks, resuming, the result
+    cluster     chunks of a sweep on many machines
     figures     pictures of a result
     report      one page with all of it
 """

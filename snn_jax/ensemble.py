@@ -32,6 +32,8 @@ from snn_jax.training import Epoch, Evaluation, State, ValueAndGrad
 # Networks that one CPU core trains side by side. Fewer leave vector registers and
 # matrix products half empty, more no longer fit its cache.
 WIDTH = 64
+# So many networks or fewer are faster by vmap, a few on each core.
+FEW, WIDTH_OF_FEW = 32, 8
 # Of a GPU, the share of its memory that the networks may take.
 GPU_MEMORY_SHARE = 0.5
 # Networks whose signals are measured at once, at most: their float64 activations fit a
@@ -175,7 +177,7 @@ def _measure(mesh: Mesh, architecture: Architecture) -> Callable[..., Signals]:
     def networks_of_device(many: Params, x: Images, y: Labels) -> Signals:
         width = many["W1"].shape[0]
         # All groups of one size: bits depend on it.
-        at_once = max(n for n in range(1, MEASURED_AT_ONCE + 1) if width % n == 0)
+        at_once = math.gcd(width, MEASURED_AT_ONCE)
         found: Signals = jax.lax.map(
             lambda params: signals.measure(params, x, y, architecture=architecture),
             jax.tree.map(lambda leaf: leaf.astype(x.dtype), many),
@@ -228,12 +230,12 @@ def _aligned(values: np.ndarray) -> np.ndarray:
 
 
 def _default_width(
-    architecture: Architecture, batch_size: int, num_networks: int
+    architecture: Architecture, batch_size: int, num_networks: int, fast: bool
 ) -> int:
     """Networks a device: what fits a core's cache, or as many as a GPU has room for."""
     device = jax.devices()[0]
     if device.platform == "cpu":
-        return WIDTH
+        return WIDTH if fast else min(WIDTH_OF_FEW, num_networks)
     memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
     weights = sum(a * b for a, b in itertools.pairwise(architecture.sizes))
     images = max(batch_size, vectorized.BLOCK, vectorized.SLAB)
@@ -263,7 +265,7 @@ class Ensemble:
         value_and_grad: ``losses.value_and_grad`` or, by hand,
             ``backprop.value_and_grad``, under vmap. By default the fastest: where no
             layer is wide ``vectorized``, its whole epoch if the optimizer is
-            ``optax.sgd``, its gradient otherwise.
+            ``optax.sgd`` and the networks are many, its gradient otherwise.
         width: networks that a device trains side by side; the last bits of a result
             depend on it. By default as many as suit the device.
 
@@ -289,11 +291,10 @@ class Ensemble:
         width: int | None = None,
     ) -> None:
         narrow = value_and_grad is None and vectorized.fits(architecture)
-        # A network alone would leave most of the vectors empty.
-        fast = narrow and optimizer is optax.sgd and num_networks > 1
+        # Few networks would leave most of the vectors empty.
+        fast = narrow and optimizer is optax.sgd and num_networks > FEW
         if width is None:
-            width = _default_width(architecture, batch_size, num_networks)
-            width = width if fast else min(width, num_networks)
+            width = _default_width(architecture, batch_size, num_networks, fast)
         mesh = _mesh(num_networks, width)
         train, pixels = dataset.train, None
         if fast:

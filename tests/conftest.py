@@ -4,6 +4,11 @@ Shapes and dtypes in the signatures are checked at run time, arrays of different
 not broadcast silently, and a random key that is used twice raises.
 """
 
+import os
+
+# Two devices, as on a machine with two cores, so that networks are split over them.
+os.environ["JAX_NUM_CPU_DEVICES"] = "2"
+
 import jax
 import numpy as np
 import pytest
