@@ -29,7 +29,7 @@ if TYPE_CHECKING:
     from snn_jax.report import Section
 
 # The second sweep, over depth, at one learning rate: it asks how deep a network may be.
-DEPTHS = (1, 2, 3, 4, 5)
+NUM_DEPTHS = 5
 DEPTH_STUDY = {
     "quick": {"learning_rate": 1.0, "seeds": 3, "epochs": 3},
     "full": {"learning_rate": 1.0, "seeds": 8, "epochs": 10},
@@ -75,7 +75,7 @@ class Settings:
     ] = "normal"
     """What the init scale multiplies."""
     depth_study: bool = True
-    """Whether to train depths 1 to 5 too."""
+    """Whether to train networks of smaller depths too."""
     data: command_line.DataPath = None
     out: Path = Path("runs/convergence")
     """Folder for the result. The same command goes on with what is missing there."""
@@ -302,7 +302,15 @@ def depth_study_epochs(settings: Settings) -> int:
     if not settings.depth_study:
         return 0
     per_depth = len(settings.scales) * study["seeds"] * study["epochs"]
-    return int(per_depth * len(DEPTHS))
+    return int(per_depth * len(depths(settings)))
+
+
+def depths(settings: Settings) -> list[int]:
+    """From 1 to the depth asked for."""
+    count = min(NUM_DEPTHS, settings.depth)
+    return [
+        1 + round(i * (settings.depth - 1) / max(1, count - 1)) for i in range(count)
+    ]
 
 
 def study_depth(
@@ -320,7 +328,7 @@ def study_depth(
         epochs=int(study["epochs"]),
     )
     accuracies = []
-    for depth in DEPTHS:
+    for depth in depths(settings):
         trained = train(
             replace(shallower, depth=depth), dataset, progress, f"depth-{depth}"
         )
@@ -329,7 +337,11 @@ def study_depth(
     if not accuracies:
         return None
     return xr.Dataset(
-        {"test_accuracy": xr.concat(accuracies, pd.Index(DEPTHS, name="depth"))}
+        {
+            "test_accuracy": xr.concat(
+                accuracies, pd.Index(depths(settings), name="depth")
+            )
+        }
     )
 
 

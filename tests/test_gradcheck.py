@@ -20,8 +20,13 @@ def initial(net: Architecture, scale: float, seed: int = 0) -> Params:
     return networks.init(jax.random.key(seed), net, gain=scale, bias_scale=scale)
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.1, 1.0, 5.0, 10.0])
-@pytest.mark.parametrize("net", NETS)
+@pytest.mark.parametrize(
+    ("net", "scale"),
+    [
+        *(("deep", scale) for scale in (0.01, 0.1, 1.0, 5.0, 10.0)),
+        *(("shallow", scale) for scale in (0.01, 10.0)),
+    ],
+)
 def test_no_false_alarm(net: str, scale: float, dataset: mnist.Dataset) -> None:
     """Four ways agree at every scale; the complex step to 1e-12 in every leaf."""
     x, y = dataset.train.x[:2], dataset.train.y[:2]
