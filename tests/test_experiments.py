@@ -28,7 +28,7 @@ TINY: dict[str, list[str]] = {
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
     "gradients": ["--scales", "0.01"],
-    "shallow": ["--epochs", "1", "--batch-size", "100"],
+    "shallow": ["--gradient", "manual", "--epochs", "1", "--batch-size", "100"],
 }
 WITHOUT_OUT = {"gradients"}
 WITHOUT_RESULT = {"benchmark"}
@@ -81,10 +81,19 @@ def check_benchmark(printed: str, out: Path) -> None:
     assert (out / "figures" / "speed.svg").exists()
 
 
+def check_shallow(printed: str, _: Path) -> None:
+    """The last line is the one that a program looks for."""
+    found = re.search(r"^test accuracy: (\d+\.\d\d) %$", printed, re.MULTILINE)
+    assert found, printed
+    assert printed.rstrip().endswith(found.group())
+    assert float(found.group(1)) > 80
+
+
 CHECKS = {
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "gradients": check_gradients,
+    "shallow": check_shallow,
 }
 
 
@@ -101,21 +110,6 @@ def test_tiny_run(script: str, tmp_path: Path) -> None:
         assert runs.load(folder).test_accuracy.notnull().all()
         assert '"snn_jax"' in (folder / "settings.json").read_text()
         assert not list(tmp_path.rglob("*.partial"))
-
-
-def test_shallow_prints_its_accuracy_and_both_gradients_agree(tmp_path: Path) -> None:
-    """The line a program looks for; hand and autodiff differ by rounding only."""
-    accuracies = []
-    for gradient in ("manual", "autodiff"):
-        done = run(
-            "shallow", *TINY["shallow"], "--gradient", gradient, "--out", str(tmp_path)
-        )
-        found = re.search(r"^test accuracy: (\d+\.\d\d) %$", done.stdout, re.MULTILINE)
-        assert found, done.stdout
-        assert done.stdout.rstrip().endswith(found.group())
-        accuracies.append(float(found.group(1)))
-    assert accuracies[0] > 80
-    assert abs(accuracies[0] - accuracies[1]) < 0.2
 
 
 def test_gradients_exits_with_1_on_a_disagreement(tmp_path: Path) -> None:
