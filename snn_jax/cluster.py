@@ -7,6 +7,8 @@ are on their way to the disk. Optional: pip install 'snn_jax[ray]'.
 """
 
 import functools
+import logging
+import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -81,12 +83,17 @@ def ray_engine(job: Job, address: str | None = None) -> Engine:
             return
         # A task has one core, and no other device for JAX to find.
         environment = {"env_vars": {"JAX_NUM_CPU_DEVICES": "1"}}
-        ray.init(
-            address,
-            runtime_env=environment,
-            ignore_reinit_error=True,
-            log_to_driver=False,
-        )
+        with warnings.catch_warnings():
+            # Ray starts processes by a fork; they are other programs at once, and what
+            # JAX warns of cannot happen to them.
+            warnings.simplefilter("ignore", RuntimeWarning)
+            ray.init(
+                address,
+                runtime_env=environment,
+                ignore_reinit_error=True,
+                log_to_driver=False,
+                logging_level=logging.ERROR,
+            )
         resources = ray.cluster_resources()
         gpus = resources.get("GPU", 0)
         slots = int(gpus or resources.get("CPU", 1))

@@ -75,6 +75,12 @@ def _write(path: Path, content: bytes) -> None:
         raise OSError(error.errno, error.strerror, str(path)) from error
 
 
+def _file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal digits."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
 @contextmanager
 def replacing(path: Path) -> Iterator[Path]:
     """Gives a temporary name to write to; renames it to path when all went well.
@@ -114,11 +120,16 @@ def save(folder: Path, result: xr.Dataset, settings: Mapping[str, Any]) -> None:
     Raises:
         OSError: the folder cannot be written.
     """
-    content = {"settings": dict(settings), "environment": environment()}
-    with replacing(folder / "settings.json") as file:
-        file.write_text(json.dumps(content, indent=2, default=str) + "\n")
     with replacing(folder / "results.nc") as file:
         result.to_netcdf(file, engine="scipy")
+        digest = _file_digest(file)
+    content = {
+        "settings": dict(settings),
+        "environment": environment(),
+        "sha256 of results.nc": digest,
+    }
+    with replacing(folder / "settings.json") as file:
+        file.write_text(json.dumps(content, indent=2, default=str) + "\n")
 
 
 def to_table(result: xr.Dataset) -> pd.DataFrame:
@@ -154,6 +165,7 @@ def load(folder: str | Path) -> xr.Dataset:
 
     Raises:
         FileNotFoundError: there is no result in the folder.
+        RunError: it has been damaged since it was written.
 
     >>> import tempfile
     >>> folder = Path(tempfile.mkdtemp())
@@ -162,7 +174,17 @@ def load(folder: str | Path) -> xr.Dataset:
     >>> float(load(folder).loss.min())
     0.3
     """
-    return xr.load_dataset(Path(folder) / "results.nc", engine="scipy")
+    path, settings = Path(folder) / "results.nc", Path(folder) / "settings.json"
+    found = _file_digest(path)
+    try:
+        expected = json.loads(settings.read_bytes())["sha256 of results.nc"]
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise RunError(
+            f"{settings}: expected the SHA-256 of results.nc, found {error!r}"
+        ) from None
+    if found != expected:
+        raise RunError(f"{path}: expected SHA-256 {expected}, found {found}")
+    return xr.load_dataset(path, engine="scipy")
 
 
 class Store:
@@ -175,6 +197,16 @@ class Store:
     def __init__(self, folder: Path) -> None:
         self.folder = folder
         folder.mkdir(parents=True, exist_ok=True)
+        # Listed once: a folder of a million networks has 15,000 files.
+        self._paths: dict[str, set[Path]] = {}
+        self._list()
+
+    def _list(self) -> None:
+        self._paths = {}
+        for path in self.folder.glob("*.npz"):
+            match = re.fullmatch(r"(.+)-[0-9a-f]{64}\.npz", path.name)
+            if match is not None:
+                self._paths.setdefault(match[1], set()).add(path)
 
     def write(self, name: str, arrays: Chunk) -> None:
         """Puts arrays on disk for good, instead of others of that name.
@@ -187,13 +219,13 @@ class Store:
         content = buffer.getvalue()
         path = self.folder / f"{name}-{hashlib.sha256(content).hexdigest()}.npz"
         _write(path, content)
-        for other in self._paths(name):
-            if other != path:
-                other.unlink()
+        for other in self._paths.get(name, set()) - {path}:
+            other.unlink(missing_ok=True)
+        self._paths[name] = {path}
 
     def read(self, name: str) -> Chunk | None:
         """The arrays of that name; None if there are none that are whole."""
-        for path in self._paths(name):
+        for path in self._paths.get(name, set()):
             content = path.read_bytes()
             if hashlib.sha256(content).hexdigest() in path.name:
                 with zipfile.ZipFile(io.BytesIO(content)) as archive:
@@ -207,31 +239,27 @@ class Store:
 
     def remove(self, name: str) -> None:
         """All files of that name, whole or not."""
-        for path in self._paths(name):
-            path.unlink()
+        for path in self._paths.pop(name, set()):
+            path.unlink(missing_ok=True)
 
     def digests(self) -> dict[str, str]:
         """SHA-256 by name of all that is whole; what is not is removed."""
+        self._list()
         found = {}
-        for path in sorted(self.folder.glob("*.npz")):
-            match = re.fullmatch(r"(.+)-([0-9a-f]{64})\.npz", path.name)
-            if match is None:
-                continue
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-            if digest == match[2]:
-                found[match[1]] = digest
-            else:
-                path.unlink()
+        for name, paths in sorted(self._paths.items()):
+            for path in sorted(paths):
+                digest = _file_digest(path)
+                if digest in path.name:
+                    found[name] = digest
+                else:
+                    path.unlink()
+                    paths.remove(path)
         return found
 
     def sweep_up(self) -> None:
         """Removes what a killed process left under temporary names."""
         for path in self.folder.glob(".*.partial"):
             path.unlink()
-
-    def _paths(self, name: str) -> list[Path]:
-        return sorted(self.folder.glob(f"{name}-{'[0-9a-f]' * 64}.npz"))
 
 
 def chunk_name(chunk: int) -> str:
@@ -264,12 +292,13 @@ def _claim(folder: Path, mine: Mapping[str, str], restart: bool) -> None:
     if path.exists():
         try:
             there = json.loads(path.read_text(encoding="utf-8"))
-            assert isinstance(there, dict)
-        except (ValueError, AssertionError):
+        except ValueError:
+            there = None
+        if not isinstance(there, dict):
             raise RunError(
                 f"{path}: expected the settings of a run, found something else; "
                 "--restart starts anew"
-            ) from None
+            )
         different = [
             f"{name} {there.get(name, 'unknown')} there and {value} here"
             for name, value in mine.items()
@@ -280,6 +309,11 @@ def _claim(folder: Path, mine: Mapping[str, str], restart: bool) -> None:
                 f"{folder}: expected a run with the same settings, found "
                 f"{', '.join(different)}; give another folder with --out, or --restart"
             )
+    elif any(folder.glob("*.npz")):
+        raise RunError(
+            f"{folder}: expected identity.json beside the chunks, found none; "
+            "--restart starts anew"
+        )
     else:
         _write(path, (json.dumps(dict(mine), indent=2) + "\n").encode())
 

@@ -438,21 +438,12 @@ def test_missing_file_and_empty_folder(tmp_path: Path) -> None:
         mnist.load(tmp_path)
 
 
-@settings(max_examples=150, deadline=None, derandomize=True)
-@given(
-    which=st.sampled_from([GOOD, pickled((X, Y), (X, Y), (X, Y), protocol=0), npz()]),
-    place=st.floats(0, 1),
-    replacement=st.binary(max_size=8),
-)
-def test_any_mutation_is_refused_or_read(
-    tmp_path_factory: pytest.TempPathFactory,
-    which: bytes,
-    place: float,
-    replacement: bytes,
+def check_mutation(
+    folder: Path, which: bytes, place: float, replacement: bytes
 ) -> None:
     """Overwriting a few bytes anywhere gives a DataError or a well-formed data set."""
     start = int(place * len(which))
-    path = tmp_path_factory.mktemp("mutated") / "data"
+    path = folder / "data"
     path.write_bytes(which[:start] + replacement + which[start + len(replacement) :])
     try:
         read = mnist.load(path)
@@ -462,3 +453,32 @@ def test_any_mutation_is_refused_or_read(
         assert x.shape == (len(y), 784)
         assert 0 <= x.min() <= x.max() <= 1
         assert 0 <= y.min() <= y.max() <= 9
+
+
+MUTATIONS = given(
+    which=st.sampled_from([GOOD, pickled((X, Y), (X, Y), (X, Y), protocol=0), npz()]),
+    place=st.floats(0, 1),
+    replacement=st.binary(max_size=8),
+)
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("mutated")
+
+
+@settings(max_examples=150, deadline=None, derandomize=True)
+@MUTATIONS
+def test_any_mutation_is_refused_or_read(
+    folder: Path, which: bytes, place: float, replacement: bytes
+) -> None:
+    check_mutation(folder, which, place, replacement)
+
+
+@pytest.mark.full
+@settings(max_examples=10_000, deadline=None, derandomize=True)
+@MUTATIONS
+def test_ten_thousand_mutations(
+    folder: Path, which: bytes, place: float, replacement: bytes
+) -> None:
+    check_mutation(folder, which, place, replacement)

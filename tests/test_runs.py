@@ -19,6 +19,9 @@ from typing import Any
 import jax
 import numpy as np
 import pytest
+import xarray as xr
+from hypothesis import given, settings
+from hypothesis import strategies as st
 
 from snn_jax import cluster, mnist, networks, runs
 from snn_jax.networks import Architecture
@@ -293,6 +296,12 @@ def test_broken_settings(content: bytes, tiny: Sweep, tmp_path: Path) -> None:
         runs.complete(tmp_path, tiny)
 
 
+def test_chunks_of_unknown_settings(tiny: Sweep, tmp_path: Path) -> None:
+    runs.Store(tmp_path).write("chunk-0000000", {"test_loss": np.zeros(2)})
+    with pytest.raises(runs.RunError, match=r"expected identity\.json"):
+        runs.complete(tmp_path, tiny)
+
+
 def test_shards_share_the_work(
     tiny: Sweep, expected: list[Chunk], tmp_path: Path
 ) -> None:
@@ -330,6 +339,59 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert "found process" in ask("(1, 1)")
         assert ask("(1, 3)") == "in"
     assert ask("(1, 1)") == "in"
+
+
+def check_mutation(
+    folder: Path, name: str, place: float, replacement: bytes, result: xr.Dataset
+) -> None:
+    """Of a stored result: one clear error, or exactly what was stored."""
+    path = folder / name
+    whole = path.read_bytes()
+    start = int(place * len(whole))
+    path.write_bytes(whole[:start] + replacement + whole[start + len(replacement) :])
+    said = "expected, and found"
+    try:
+        xr.testing.assert_identical(runs.load(folder), result)
+    except runs.RunError as error:
+        said = str(error)
+    finally:
+        path.write_bytes(whole)
+    assert "\n" not in said
+    assert "expected" in said
+
+
+@pytest.fixture(scope="module")
+def stored(
+    tiny: Sweep, expected: list[Chunk], tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, xr.Dataset]:
+    folder = tmp_path_factory.mktemp("stored")
+    result = tiny.assemble(expected)
+    runs.save(folder, result, {"seeds": 3})
+    return folder, result
+
+
+MUTATIONS = given(
+    name=st.sampled_from(["results.nc", "settings.json"]),
+    place=st.floats(0, 1, exclude_max=True),
+    replacement=st.binary(min_size=1, max_size=8),
+)
+
+
+@settings(max_examples=100, deadline=None, derandomize=True)
+@MUTATIONS
+def test_mutated_results(
+    stored: tuple[Path, xr.Dataset], name: str, place: float, replacement: bytes
+) -> None:
+    check_mutation(stored[0], name, place, replacement, stored[1])
+
+
+@pytest.mark.full
+@settings(max_examples=10_000, deadline=None, derandomize=True)
+@MUTATIONS
+def test_ten_thousand_mutated_results(
+    stored: tuple[Path, xr.Dataset], name: str, place: float, replacement: bytes
+) -> None:
+    check_mutation(stored[0], name, place, replacement, stored[1])
 
 
 def test_too_little_space_is_said_before(tmp_path: Path) -> None:
@@ -442,13 +504,14 @@ def test_two_processes_on_one_folder(
 
 
 @pytest.mark.full
+@pytest.mark.filterwarnings("ignore")  # Ray forks its test cluster from this process
 def test_a_cluster_that_loses_a_worker_and_a_node(tmp_path: Path) -> None:
     """Three nodes; a task's process is killed, then a node is removed."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    settings = SETTINGS | {"architecture": networks.DEEP, "num_epochs": 1}
-    job = cluster.Job(7, None, tuple(settings.items()))
+    deep = SETTINGS | {"architecture": networks.DEEP, "num_epochs": 1}
+    job = cluster.Job(7, None, tuple(deep.items()))
     sweep = job.build()
     expected = [sweep.run_chunks([i])[0] for i in range(sweep.num_chunks)]
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
