@@ -412,12 +412,13 @@ def picture(result: dict[str, Any]) -> "Figure":
         colors = ["C0" if name == "snn_jax" else "0.7" for name in names]
         axis.barh(range(len(names)), values, color=colors)
         for i, value in enumerate(values):
-            axis.text(value * 1.1, i, f"{value:.2g}", va="center", fontsize=8)
+            label = axis.text(value * 1.1, i, f"{value:.2g}", va="center", fontsize=8)
+            label.set_bbox({"facecolor": "white", "edgecolor": "none", "pad": 0.5})
         bound = median(cell["products"]) / FLOP / 1e6
         axis.axvline(bound, color="C3", linestyle="--", linewidth=1)
         axis.set(xscale="log", yticks=range(len(names)))
         axis.set_yticklabels(names)
-        axis.set_xlim(right=30 * bound**1.0)
+        axis.set_xlim(right=30 * bound)
         plural = "network" if cell["networks"] == 1 else "networks"
         axis.set_title(
             f"{cell['networks']} {plural}, batch {cell['batch_size']}", fontsize=9
