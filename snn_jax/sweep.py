@@ -237,13 +237,13 @@ class Sweep:
         key_data = " ".join(map(str, np.asarray(jax.random.key_data(key))))
         self.settings = {
             "architecture": repr(architecture),
-            "scales": " ".join(f"{scale:g}" for scale in scales),
-            "learning rates": " ".join(f"{rate:g}" for rate in learning_rates),
+            "scales": " ".join(repr(float(scale)) for scale in scales),
+            "learning rates": " ".join(repr(float(rate)) for rate in learning_rates),
             "seeds": str(num_seeds),
             "epochs": str(num_epochs),
             "batch size": str(batch_size),
             "initializer": initializer,
-            "bias scale": f"{bias_scale:g}",
+            "bias scale": repr(float(bias_scale)),
             "optimizer": f"{optimizer.__module__}.{optimizer.__qualname__}",
             "gradient": "fastest"
             if value_and_grad is None

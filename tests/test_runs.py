@@ -289,6 +289,12 @@ def test_other_settings_are_refused(
     assert len(list(runs.read_chunks(tmp_path, other))) == 4
 
 
+def test_settings_tell_close_scales_apart(small: mnist.Dataset, tiny: Sweep) -> None:
+    """Two init scales that float32 tells apart are two sweeps."""
+    near = Sweep(jax.random.key(7), small, **SETTINGS | {"scales": (0.1000002, 1.0)})
+    assert near.settings["scales"] != tiny.settings["scales"]
+
+
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"null", b"3"])
 def test_broken_settings(content: bytes, tiny: Sweep, tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_bytes(content)
