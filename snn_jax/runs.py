@@ -52,29 +52,6 @@ class RunError(ValueError):
     """A run that cannot go on in a folder: what was expected and what was found."""
 
 
-def _write(path: Path, content: bytes) -> None:
-    """Puts a whole file at path, or none."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
-    try:
-        try:
-            with temporary.open("wb") as file:
-                file.write(content)
-                file.flush()
-                os.fsync(file.fileno())
-            temporary.replace(path)
-        finally:
-            temporary.unlink(missing_ok=True)
-        # The name has to reach the disk too. Not all systems can open a folder for it.
-        if os.name == "posix":
-            folder = os.open(path.parent, os.O_RDONLY)
-            try:
-                os.fsync(folder)
-            finally:
-                os.close(folder)
-    except OSError as error:  # that of fsync does not know the file's name
-        raise OSError(error.errno, error.strerror, str(path)) from error
-
-
 def _file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal digits."""
     with path.open("rb") as file:
@@ -95,12 +72,30 @@ def replacing(path: Path) -> Iterator[Path]:
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        yield temporary
-        with temporary.open("rb+") as file:
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+        try:
+            yield temporary
+            with temporary.open("rb+") as file:
+                os.fsync(file.fileno())
+            temporary.replace(path)
+        finally:
+            temporary.unlink(missing_ok=True)
+        # The name has to reach the disk too. Not all systems can open a folder for it.
+        if os.name == "posix":
+            folder = os.open(path.parent, os.O_RDONLY)
+            try:
+                os.fsync(folder)
+            finally:
+                os.close(folder)
+    except OSError as error:  # that of fsync knows no name, others the temporary one
+        if error.errno is None or error.filename not in (None, str(temporary)):
+            raise
+        raise OSError(error.errno, error.strerror, str(path)) from error
+
+
+def _write(path: Path, content: bytes) -> None:
+    """Puts a whole file at path, or none."""
+    with replacing(path) as temporary, temporary.open("wb") as file:
+        file.write(content)
 
 
 def environment() -> dict[str, str]:
@@ -208,8 +203,11 @@ class Store:
             if match is not None:
                 self._paths.setdefault(match[1], set()).add(path)
 
-    def write(self, name: str, arrays: Chunk) -> None:
+    def write(self, name: str, arrays: Chunk) -> str:
         """Puts arrays on disk for good, instead of others of that name.
+
+        Returns:
+            The SHA-256 of the file.
 
         Raises:
             OSError: with the path and the reason; then nothing has changed.
@@ -217,11 +215,13 @@ class Store:
         buffer = io.BytesIO()
         np.savez(buffer, **arrays)  # type: ignore[arg-type]
         content = buffer.getvalue()
-        path = self.folder / f"{name}-{hashlib.sha256(content).hexdigest()}.npz"
+        digest = hashlib.sha256(content).hexdigest()
+        path = self.folder / f"{name}-{digest}.npz"
         _write(path, content)
         for other in self._paths.get(name, set()) - {path}:
             other.unlink(missing_ok=True)
         self._paths[name] = {path}
+        return digest
 
     def read(self, name: str) -> Chunk | None:
         """The arrays of that name; None if there are none that are whole."""
@@ -330,9 +330,9 @@ def held(folder: Path, shard: tuple[int, int] = (1, 1)) -> Iterator[None]:
     part, parts = shard
     folder.mkdir(parents=True, exist_ok=True)
     mine = f"{part}-of-{parts}"
-    held_by = {path.stem: path for path in folder.glob("*.lock")}
+    names = [path.stem for path in folder.glob("*.lock")]
     # A whole run and a shard must not meet; two different shards may.
-    others = [name for name in held_by if (parts == 1) != (name == "1-of-1")]
+    others = [name for name in names if (parts == 1) != (name == "1-of-1")]
     locks = [filelock.FileLock(folder / f"{name}.lock") for name in [mine, *others]]
     taken = []
     try:
@@ -428,8 +428,9 @@ def complete(
             else:
                 todo.append(chunk)
         for chunk, arrays in (engine or _here(store, sweep))(todo, report):
-            store.write(chunk_name(chunk), arrays)
-        finished = store.digests()
+            finished[chunk_name(chunk)] = store.write(chunk_name(chunk), arrays)
+        if parts > 1:  # the other shards went on meanwhile
+            finished = store.digests()
         whole = all(chunk_name(i) in finished for i in range(sweep.num_chunks))
         if whole and parts == 1:
             for name in finished:
