@@ -71,7 +71,13 @@ class Settings:
     biases: bool = False
     """Whether layers have biases, starting at 0."""
     initializer: Literal[
-        "normal", "lecun", "glorot", "glorot_uniform", "he", "orthogonal"
+        "normal",
+        "lecun",
+        "glorot",
+        "glorot_uniform",
+        "he",
+        "orthogonal",
+        "centred_orthogonal",
     ] = "normal"
     """What the init scale multiplies."""
     depth_study: bool = True

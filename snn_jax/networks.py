@@ -21,6 +21,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import scipy.linalg
 from jaxtyping import Array, Float, Inexact, Int, Key
 
 # One leaf per array of the mathematics: {"W1": ..., "b1": ..., "W2": ...}. A gradient
@@ -86,6 +87,34 @@ def _variance_scaling(
     )
 
 
+def _centred_orthogonal(key: Array, shape: tuple[int, int], dtype: Any) -> Array:
+    """Rows and columns sum to 0; else, all singular values are 1.
+
+    A sigmoid is a tanh in disguise: s(z) = 1/2 + tanh(z/2) / 2. The 1/2 of all units
+    together adds to each z a number that says nothing of the image and pushes the unit
+    towards saturation, as a large bias would. Weights whose rows sum to 0 do not see
+    it. What is left are the directions along which units differ, one fewer than there
+    are units. The rows of a Helmert matrix are orthonormal and span them; an orthogonal
+    matrix Q, drawn in these coordinates, turns those of one layer into those of the
+    next:
+
+        W = H_out^T Q H_in
+
+    At gain 4, which undoes s'(0) = 1/4, a deep network passes on small differences and
+    small errors as they are, at every depth: dynamical isometry (Saxe et al. 2014), on
+    all directions but one. We know of no earlier source for sigmoid units.
+    """
+    fan_out, fan_in = shape
+    if min(shape) < 2:
+        raise ValueError(
+            f"centred_orthogonal: expected at least 2 units a layer, found {min(shape)}"
+        )
+    draw = jax.nn.initializers.orthogonal(1.0)
+    Q: Array = draw(key, (fan_out - 1, fan_in - 1), dtype)
+    H_out, H_in = scipy.linalg.helmert(fan_out), scipy.linalg.helmert(fan_in)
+    return jnp.asarray(H_out.T, dtype) @ Q @ jnp.asarray(H_in, dtype)
+
+
 # Each draws a (fan_out, fan_in) matrix at gain 1.
 INITIALIZERS: dict[str, Callable[..., Array]] = {
     # N(0, 1): the gain is the standard deviation of every weight.
@@ -99,6 +128,7 @@ INITIALIZERS: dict[str, Callable[..., Array]] = {
     "he": _variance_scaling(2.0, "fan_in", "normal"),
     # Saxe et al. 2014: all singular values equal to 1.
     "orthogonal": jax.nn.initializers.orthogonal(1.0),
+    "centred_orthogonal": _centred_orthogonal,
 }
 
 
