@@ -45,6 +45,35 @@ the sum wanted, and the sum over columns of delta_l the one for the biases.
 
 The method is Rumelhart, Hinton & Williams 1986, "Learning representations by
 back-propagating errors".
+
+Two additions, for networks that have them:
+
+(5) Residual connections. Where a_l = a_{l-1} + f(z_l), a change of a_{l-1} reaches a_l
+    on a second path, at rate 1. Rates add up:
+
+        d loss / d a_{l-1} = W_l^T delta_l + d loss / d a_l
+
+    The second term skips the layer, its weights and its slope: errors no longer shrink
+    on the way down.
+
+(6) Normalization. Of N sums u (the units of one image, or the images of one unit) with
+    mean m and variance v, n = (u - m) / s with s = sqrt(v + epsilon), and z = g n + b.
+    Change u by du. Then dm = mean(du), dv = 2 mean((u - m) du), ds = dv / (2 s) =
+    mean(n du), and
+
+        dn = (du - dm) / s - n ds / s = (du - mean(du) - n mean(n du)) / s
+
+    This takes du to dn by a symmetric matrix: entry (i, j) is (1[i = j] - 1/N - n_i n_j
+    / N) / s. On the way down the transpose is wanted, which is the same. With e = g
+    delta, the error of n,
+
+        d loss / d u = (e - mean(e) - n mean(n e)) / s
+
+    It takes the place of delta in (3) and in W^T delta. And since z[i] = g[i] n[i] +
+    b[i], dg_l = delta_l n_l.
+
+That is every network of ``networks.Architecture``, with the loss of the assignment. For
+other losses use autodiff; only (1) would change.
 """
 
 from typing import NamedTuple
@@ -60,17 +89,23 @@ class Passes(NamedTuple):
     """What the forward and the backward pass know of layers 1 to L, in lists of L.
 
     Column b of each matrix belongs to image b; delta_l is the derivative of that
-    image's own loss, not divided by B.
+    image's own loss, not divided by B. Batch normalization makes all losses depend on
+    every image: there it is the derivative of their sum.
 
     Attributes:
         inputs: a_0 .. a_{L-1}, each (fan_in, B).
         pre_activations: z_1 .. z_L, each (fan_out, B); the last holds the logits.
         deltas: delta_1 .. delta_L, each (fan_out, B).
+        sum_deltas: d loss / d (W_l a_{l-1}), which is delta_l unless the layer is
+            normalized; the gradient of the weights is made of it.
+        normalized: n_l of the layers that are normalized, by their number.
     """
 
     inputs: list[Array]
     pre_activations: list[Array]
     deltas: list[Array]
+    sum_deltas: list[Array]
+    normalized: dict[int, Array]
 
 
 def forward_backward(
@@ -80,7 +115,7 @@ def forward_backward(
     *,
     architecture: Architecture,
 ) -> Passes:
-    """The errors delta_l of every layer and image, by equations (1) and (2).
+    """The errors of every layer and image, by equations (1), (2), (5) and (6).
 
     Args:
         params: as from ``networks.init``.
@@ -92,11 +127,26 @@ def forward_backward(
     inputs, z = networks.forward(params, x, architecture=architecture)
     p = jax.nn.softmax(z[-1], axis=0)
     delta = p - jax.nn.one_hot(y, p.shape[0], dtype=p.dtype, axis=0)  # (1)
-    deltas = [delta]
+    deltas, sum_deltas, normalized = [delta], [delta], {}
+    above = params[f"W{architecture.num_layers}"].T @ delta  # d loss / d a_{L-1}
     for layer in range(architecture.num_layers - 1, 0, -1):
-        delta = (params[f"W{layer + 1}"].T @ delta) * derivative(z[layer - 1])  # (2)
+        delta = above * derivative(z[layer - 1])  # (2)
+        sum_delta = delta
+        if architecture.normalizes(layer):  # (6)
+            kind = architecture.normalization
+            n, std = networks.normalize(params[f"W{layer}"] @ inputs[layer - 1], kind)
+            axis = networks.NORMALIZED_AXIS[kind]
+            e = params[f"g{layer}"][:, None] * delta
+            mean_e = e.mean(axis=axis, keepdims=True)
+            mean_ne = (n * e).mean(axis=axis, keepdims=True)
+            sum_delta = (e - mean_e - n * mean_ne) / std
+            normalized[layer] = n
         deltas.insert(0, delta)
-    return Passes(inputs, z, deltas)
+        sum_deltas.insert(0, sum_delta)
+        if layer > 1:
+            below = params[f"W{layer}"].T @ sum_delta
+            above = below + above if architecture.skips(layer) else below  # (5)
+    return Passes(inputs, z, deltas, sum_deltas, normalized)
 
 
 def value_and_grad(
@@ -123,12 +173,15 @@ def value_and_grad(
     >>> bool(abs(grads["b2"].sum()) < 1e-6)  # since delta_L sums to 0
     True
     """
-    inputs, z, deltas = forward_backward(params, x, y, architecture=architecture)
-    loss = losses.nll(z[-1].T, y).mean()
+    passes = forward_backward(params, x, y, architecture=architecture)
+    loss = losses.nll(passes.pre_activations[-1].T, y).mean()
     batch_size = x.shape[0]
     grads: Params = {}
-    for layer, (a, delta) in enumerate(zip(inputs, deltas, strict=True), start=1):
-        grads[f"W{layer}"] = delta @ a.T / batch_size  # (3)
+    for i, (a, delta) in enumerate(zip(passes.inputs, passes.deltas, strict=True)):
+        layer = i + 1
+        grads[f"W{layer}"] = passes.sum_deltas[i] @ a.T / batch_size  # (3)
         if architecture.biases:
             grads[f"b{layer}"] = delta.mean(axis=1)  # (4)
+        if architecture.normalizes(layer):
+            grads[f"g{layer}"] = (delta * passes.normalized[layer]).mean(axis=1)  # (6)
     return loss, grads

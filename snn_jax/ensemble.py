@@ -109,17 +109,26 @@ def _start(
 
 
 @functools.cache
+def _start_from(mesh: Mesh, optimizer: OptimizerFactory) -> Callable[..., State]:
+    def one(params: Params, rate: Array) -> State:
+        return training.start(params, optimizer=optimizer(rate))
+
+    return _on_every_device(jax.vmap(one), mesh, (True, True))
+
+
+@functools.cache
 def _run_epoch(
     mesh: Mesh,
     architecture: Architecture,
     optimizer: OptimizerFactory,
     batch_size: int,
+    num_parts: int,
     value_and_grad: ValueAndGrad,
 ) -> Callable[..., tuple[State, Epoch]]:
     """An epoch by vmap of the plain code, for any optimizer and gradient."""
 
     def one(
-        state: State, rate: Array, key: Array, train: Split, _: Any
+        state: State, rate: Array, key: Array, part: Array, train: Split, _: Any
     ) -> tuple[State, Epoch]:
         return training.run_epoch(
             state,
@@ -129,21 +138,28 @@ def _run_epoch(
             optimizer=optimizer(rate),
             batch_size=batch_size,
             value_and_grad=value_and_grad,
+            part=part,
+            num_parts=num_parts,
         )
 
-    networks_of_device = jax.vmap(one, in_axes=(0, 0, None, None, None))
-    split = (True, True, False, False, False)
+    networks_of_device = jax.vmap(one, in_axes=(0, 0, None, None, None, None))
+    split = (True, True, False, False, False, False)
     return _on_every_device(networks_of_device, mesh, split, donate_argnums=0)
 
 
 @functools.cache
 def _run_epoch_vectorized(
-    mesh: Mesh, architecture: Architecture, batch_size: int
+    mesh: Mesh, architecture: Architecture, batch_size: int, num_parts: int
 ) -> Callable[..., tuple[State, Epoch]]:
     """The same for plain SGD, fast."""
 
     def networks_of_device(
-        states: State, rates: Array, key: Array, train: Split, pixels: Array
+        states: State,
+        rates: Array,
+        key: Array,
+        part: Array,
+        train: Split,
+        pixels: Array,
     ) -> tuple[State, Epoch]:
         params, epoch = vectorized.run_epoch(
             states.params,
@@ -153,23 +169,27 @@ def _run_epoch_vectorized(
             pixels,
             architecture=architecture,
             batch_size=batch_size,
+            part=part,
+            num_parts=num_parts,
         )
         return states._replace(params=params), epoch
 
-    split = (True, True, False, False, False)
+    split = (True, True, False, False, False, False)
     return _on_every_device(networks_of_device, mesh, split, donate_argnums=0)
 
 
 @functools.cache
 def _evaluate(mesh: Mesh, architecture: Architecture) -> Callable[..., Evaluation]:
-    def networks_of_device(many: Params, split: Split) -> Evaluation:
+    def networks_of_device(many: Params, split: Split, x: Images) -> Evaluation:
         if vectorized.fits(architecture):
             return vectorized.evaluate(many, split, architecture=architecture)
         return jax.vmap(
-            lambda params: training.evaluate(params, split, architecture=architecture)
+            lambda params: training.evaluate(
+                params, split, architecture=architecture, reference=x
+            )
         )(many)
 
-    return _on_every_device(networks_of_device, mesh, (True, False))
+    return _on_every_device(networks_of_device, mesh, (True, False, False))
 
 
 @functools.cache
@@ -268,6 +288,7 @@ class Ensemble:
             ``optax.sgd`` and the networks are many, its gradient otherwise.
         width: networks that a device trains side by side; the last bits of a result
             depend on it. By default as many as suit the device.
+        num_parts: that an epoch is cut into, to look at networks more often.
 
     Attributes:
         width: as above, chosen.
@@ -289,6 +310,7 @@ class Ensemble:
         optimizer: OptimizerFactory = optax.sgd,
         value_and_grad: ValueAndGrad | None = None,
         width: int | None = None,
+        num_parts: int = 1,
     ) -> None:
         narrow = value_and_grad is None and vectorized.fits(architecture)
         # Few networks would leave most of the vectors empty.
@@ -299,21 +321,35 @@ class Ensemble:
         train, pixels = dataset.train, None
         if fast:
             train, pixels = vectorized.without_blank_pixels(train)
-            self._run_epoch = _run_epoch_vectorized(mesh, architecture, batch_size)
+            self._run_epoch = _run_epoch_vectorized(
+                mesh, architecture, batch_size, num_parts
+            )
         else:
             gradient = value_and_grad or (
                 vectorized.value_and_grad if narrow else losses.value_and_grad
             )
             self._run_epoch = _run_epoch(
-                mesh, architecture, optimizer, batch_size, gradient
+                mesh, architecture, optimizer, batch_size, num_parts, gradient
             )
         self._start = _start(mesh, architecture, initializer, bias_scale, optimizer)
+        self._start_from = _start_from(mesh, optimizer)
         self._evaluate = _evaluate(mesh, architecture)
-        self._train, self._pixels, self.valid, self.test = jax.device_put(
-            jax.tree.map(_aligned, (train, pixels, dataset.valid, dataset.test)),
+        first = training.NUM_SIGNAL_IMAGES
+        (
+            (self._train, self._pixels, self._reference),
+            self.valid,
+            self.test,
+        ) = jax.device_put(
+            jax.tree.map(
+                _aligned,
+                (
+                    (train, pixels, dataset.train.x[:first]),
+                    dataset.valid,
+                    dataset.test,
+                ),
+            ),
             NamedSharding(mesh, WHOLE),
         )
-        first = training.NUM_SIGNAL_IMAGES
         with jax.enable_x64(True):
             self._signal_images = jax.device_put(
                 (
@@ -339,15 +375,25 @@ class Ensemble:
         """The states of N networks; the weights come from ``fold_in(key, seed)``."""
         return self._start(key, seeds, scales, learning_rates)
 
+    def start_from(self, many: Params, learning_rates: Float[Array, " N"]) -> State:
+        """The states of N networks whose parameters are there already."""
+        return self._start_from(self.split(many), learning_rates)
+
     def run_epoch(
-        self, states: State, learning_rates: Float[Array, " N"], key: Key[Array, ""]
+        self,
+        states: State,
+        learning_rates: Float[Array, " N"],
+        key: Key[Array, ""],
+        part: int = 0,
     ) -> tuple[State, Epoch]:
         """``training.run_epoch`` of all networks; the states given are used up."""
-        return self._run_epoch(states, learning_rates, key, self._train, self._pixels)
+        return self._run_epoch(
+            states, learning_rates, key, jnp.int32(part), self._train, self._pixels
+        )
 
     def evaluate(self, many: Params, split: Split) -> Evaluation:
         """``training.evaluate`` of all networks on the ensemble's valid or test."""
-        return self._evaluate(many, split)
+        return self._evaluate(many, split, self._reference)
 
     def measure(self, many: Params) -> Signals:
         """``measure`` on the first ``training.NUM_SIGNAL_IMAGES`` training images."""

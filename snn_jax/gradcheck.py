@@ -52,7 +52,7 @@ class Check(NamedTuple):
     """One leaf, checked; relative errors are of the gradient by hand.
 
     Attributes:
-        leaf: its name, W1 .. WL or b1 .. bL.
+        leaf: its name, as in params.
         norm: Euclidean norm of its gradient by autodiff.
         autodiff: relative error against autodiff.
         complex_step: against the complex step.

@@ -30,6 +30,14 @@ FUNCTIONS: dict[str, tuple[Function, Function]] = {
     "tanh": (np.tanh, lambda z: 4 * expit(2 * z) * expit(-2 * z)),
     "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(float)),
     "identity": (lambda z: z, np.ones_like),
+    "centred_sigmoid": (
+        lambda z: np.tanh(z / 2),
+        lambda z: 2 * expit(z) * expit(-z),
+    ),
+    "scaled_tanh": (
+        lambda z: 1.7159 * np.tanh(2 / 3 * z),
+        lambda z: (1.7159 * 8 / 3) * expit(4 / 3 * z) * expit(-4 / 3 * z),
+    ),
 }
 
 # Beyond 10 standard deviations lies less than 1e-22 of a normal variable; the step
@@ -119,6 +127,14 @@ def critical_sigma_w(*, activation: str, sigma_b: float = 0.0) -> float:
     return float(brentq(excess, 0.1, 30.0, xtol=1e-10))
 
 
+def _expect_plain(architecture: Architecture) -> None:
+    if not architecture.plain:
+        raise ValueError(
+            "architecture: expected no normalization and no residual connections, "
+            f"which no theory here covers, found {architecture}"
+        )
+
+
 def pre_activation_variances(
     architecture: Architecture,
     scale: float,
@@ -136,7 +152,11 @@ def pre_activation_variances(
 
     Returns:
         (L, B).
+
+    Raises:
+        ValueError: layers that normalize or have residual connections.
     """
+    _expect_plain(architecture)
     q = [scale**2 * np.asarray(squared_norms, float) + bias_scale**2]
     for fan_in in architecture.sizes[1:-1]:
         q.append(
@@ -158,6 +178,10 @@ def _difference(activation: str, m: np.ndarray, h: np.ndarray) -> np.ndarray:
     if activation == "tanh":
         doubled: np.ndarray = 2 * _difference("sigmoid", 2 * m, 2 * h)
         return doubled
+    if activation == "centred_sigmoid":
+        return 2 * _difference("sigmoid", m, h)
+    if activation == "scaled_tanh":
+        return 1.7159 * _difference("tanh", 2 / 3 * m, 2 / 3 * h)
     if activation == "relu":
         return np.asarray(np.where(m - h >= 0, 2 * h, np.maximum(m + h, 0)))
     return np.asarray(2 * h + 0 * m)
@@ -311,8 +335,9 @@ def exact_gradient_rms(
         (L,), as from ``gradient_rms``.
 
     Raises:
-        ValueError: the architecture has biases.
+        ValueError: biases, normalization or residual connections.
     """
+    _expect_plain(architecture)
     if architecture.biases:
         raise ValueError("architecture: expected no biases, found biases")
     function, derivative = FUNCTIONS[architecture.activation]

@@ -9,6 +9,11 @@ and softmax(z_L) are the probabilities of the classes. Weights are stored as
 (fan_out, fan_in), so the code reads like the equation. A batch is a matrix with one
 image a column: then the same line, ``W @ a + b``, serves one image and many.
 
+Two remedies change these lines. With normalization the sums u_l = W_l a_{l-1} of a
+hidden layer get mean 0 and variance 1, and a gain of their own: z_l = g_l n(u_l) + b_l.
+With residual connections a hidden layer adds to its input instead of replacing it,
+a_l = a_{l-1} + f(z_l), wherever the two have as many units.
+
 Axis letters, once for the package: S init scales, R seeds (runs), N networks, B batch,
 D inputs, H hidden units, K classes, L layers, T epochs.
 """
@@ -32,6 +37,8 @@ Params = dict[str, Array]
 # holds NumPy arrays, and they can be passed as they are.
 Images = Inexact[Array | np.ndarray, "B D"]
 Labels = Int[Array | np.ndarray, " B"]
+# Other images beside a batch, as many as there are.
+Reference = Inexact[Array | np.ndarray, "_ D"]
 
 
 class Activation(NamedTuple):
@@ -76,7 +83,35 @@ ACTIVATIONS: dict[str, Activation] = {
         1.0,
     ),
     "identity": Activation(lambda z: z, jnp.ones_like, 1.0),
+    # 2 s(z) - 1 = tanh(z / 2): the sigmoid without its mean of 1/2, twice as steep.
+    "centred_sigmoid": _differentiable(
+        Activation(
+            lambda z: jnp.tanh(z / 2),
+            lambda z: 2 * jax.nn.sigmoid(z) * jax.nn.sigmoid(-z),
+            0.5,
+        )
+    ),
+    # LeCun et al. 1998, "Efficient BackProp", section 4.4: f(1) = 1, f(-1) = -1, and
+    # inputs of variance 1 give outputs of variance about 1.
+    "scaled_tanh": _differentiable(
+        Activation(
+            lambda z: 1.7159 * jnp.tanh(2 / 3 * z),
+            lambda z: (
+                (1.7159 * 8 / 3)
+                * jax.nn.sigmoid(4 / 3 * z)
+                * jax.nn.sigmoid(-4 / 3 * z)
+            ),
+            1.7159 * 2 / 3,
+        )
+    ),
 }
+
+# What is normalized together: the units of one image (Ba, Kiros & Hinton 2016, "Layer
+# normalization"), or the images of a batch for one unit (Ioffe & Szegedy 2015, "Batch
+# normalization"). Axis 0 of a layer's matrix runs over units, axis 1 over images.
+NORMALIZED_AXIS = {"layer": 0, "batch": 1}
+# Added to the variance, as in both papers, so that equal numbers do no harm.
+EPSILON = 1e-5
 
 
 def _variance_scaling(
@@ -140,20 +175,26 @@ class Architecture:
         sizes: units per layer, from the inputs D to the classes K.
         activation: of the hidden layers, a key of ``ACTIVATIONS``.
         biases: whether every layer has a bias vector.
+        normalization: of hidden layers: "none", "layer" or "batch".
+        residual: whether hidden layers add to their inputs.
 
     Raises:
-        ValueError: fewer than two sizes, a size below 1, or an unknown activation.
+        ValueError: fewer than two sizes, a size below 1, or an unknown activation or
+            normalization.
 
     >>> DEEP.num_layers
     6
     >>> Architecture((784, 30, 10), "swish")
     Traceback (most recent call last):
-    ValueError: activation: expected one of sigmoid, tanh, relu, identity, found swish
+    ValueError: activation: expected one of sigmoid, tanh, relu, identity, \
+centred_sigmoid, scaled_tanh, found swish
     """
 
     sizes: tuple[int, ...]
     activation: str = "sigmoid"
     biases: bool = True
+    normalization: str = "none"
+    residual: bool = False
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "sizes", tuple(self.sizes))  # a list has no hash
@@ -166,6 +207,25 @@ class Architecture:
                 f"activation: expected one of {', '.join(ACTIVATIONS)}, "
                 f"found {self.activation}"
             )
+        if self.normalization not in ("none", *NORMALIZED_AXIS):
+            raise ValueError(
+                "normalization: expected none, layer or batch, found "
+                f"{self.normalization}"
+            )
+
+    @property
+    def plain(self) -> bool:
+        """Whether layers are z = W a + b and a = f(z), and nothing else."""
+        return self.normalization == "none" and not self.residual
+
+    def normalizes(self, layer: int) -> bool:
+        """Whether layer 1 .. L normalizes its sums: all but the last, if any."""
+        return self.normalization != "none" and layer < self.num_layers
+
+    def skips(self, layer: int) -> bool:
+        """Whether layer 1 .. L adds to its input."""
+        inside = 1 < layer < self.num_layers
+        return self.residual and inside and self.sizes[layer - 1] == self.sizes[layer]
 
     @property
     def num_layers(self) -> int:
@@ -197,8 +257,8 @@ def init(
         bias_scale: standard deviation of the biases, 0 for zero biases.
 
     Returns:
-        Leaves ``W1 .. WL`` of shape (fan_out, fan_in) and, with biases, ``b1 .. bL`` of
-        shape (fan_out,).
+        Leaves ``W1 .. WL`` of shape (fan_out, fan_in); with biases, ``b1 .. bL`` of
+        shape (fan_out,); and, with normalization, gains of 1, ``g1 .. g(L-1)``.
 
     Raises:
         ValueError: unknown initializer.
@@ -222,11 +282,46 @@ def init(
         if architecture.biases:
             b = bias_scale * jax.random.normal(b_key, (fan_out,), jnp.float32)
             params[f"b{layer}"] = b.astype(jnp.float32)
+        if architecture.normalizes(layer):
+            params[f"g{layer}"] = jnp.ones(fan_out, jnp.float32)
     return params
 
 
+def normalize(
+    u: Inexact[Array, "H B"], normalization: str, *, num_reference: int = 0
+) -> tuple[Inexact[Array, "H B"], Inexact[Array, "..."]]:
+    """Subtracts the mean and divides by the standard deviation.
+
+    Args:
+        u: sums of a layer, one image a column.
+        normalization: "layer", over the units of each image, or "batch", over images.
+        num_reference: for "batch", the number of images, the first ones, that mean and
+            variance are taken from; by default all.
+
+    Returns:
+        The normalized sums, and the standard deviations divided by: (1, B) or (H, 1).
+
+    >>> n, std = normalize(jnp.array([[1.0, 3.0], [5.0, 5.0]]), "batch")
+    >>> print(n.round(2), std.round(2))
+    [[-1.  1.]
+     [ 0.  0.]] [[1.]
+     [0.]]
+    """
+    axis = NORMALIZED_AXIS[normalization]
+    of = u[:, :num_reference] if axis == 1 and num_reference else u
+    mean = of.mean(axis=axis, keepdims=True)
+    # Not jnp.var: of complex numbers, in the complex-step check, it takes |.|^2.
+    variance = ((of - mean) ** 2).mean(axis=axis, keepdims=True)
+    std = jnp.sqrt(variance + EPSILON)
+    return (u - mean) / std, std
+
+
 def forward(
-    params: Params, x: Images, *, architecture: Architecture
+    params: Params,
+    x: Images,
+    *,
+    architecture: Architecture,
+    reference: Reference | None = None,
 ) -> tuple[list[Array], list[Array]]:
     """The forward pass, with everything that a backward pass needs.
 
@@ -234,6 +329,10 @@ def forward(
         params: as from ``init``.
         x: images, one a row, pixels in [0, 1].
         architecture: of the network.
+        reference: for batch normalization, the images that mean and variance are taken
+            from, passed through the network beside x; by default x itself, as in
+            training. What is predicted for one image must not depend on the others: an
+            evaluation gives training images here.
 
     Returns:
         The inputs ``[a_0, .., a_{L-1}]`` and the pre-activations ``[z_1, .., z_L]`` of
@@ -247,25 +346,37 @@ def forward(
         raise ValueError(f"images: expected shape (B, D), found {x.shape}")
     activation = ACTIVATIONS[architecture.activation].function
     inputs, pre_activations = [], []
-    a = jnp.asarray(x).T
+    a, num_reference = jnp.asarray(x).T, 0
+    if reference is not None and architecture.normalization == "batch":
+        num_reference = reference.shape[0]
+        a = jnp.concatenate([jnp.asarray(reference).T, a], axis=1)
     for layer in range(1, architecture.num_layers + 1):
         z = params[f"W{layer}"] @ a
+        if architecture.normalizes(layer):
+            z, _ = normalize(z, architecture.normalization, num_reference=num_reference)
+            z = params[f"g{layer}"][:, None] * z
         if architecture.biases:
             z = z + params[f"b{layer}"][:, None]
-        inputs.append(a)
-        pre_activations.append(z)
-        a = activation(z)
+        inputs.append(a[:, num_reference:])
+        pre_activations.append(z[:, num_reference:])
+        a = a + activation(z) if architecture.skips(layer) else activation(z)
     return inputs, pre_activations
 
 
 def apply(
-    params: Params, x: Images, *, architecture: Architecture
+    params: Params,
+    x: Images,
+    *,
+    architecture: Architecture,
+    reference: Reference | None = None,
 ) -> Inexact[Array, "B K"]:
-    """The logits of a batch of images, one image a row.
+    """The logits of a batch of images, one image a row; arguments as for ``forward``.
 
     >>> params = init(jax.random.key(0), DEEP, gain=1.0)
     >>> apply(params, jnp.zeros((32, 784)), architecture=DEEP).shape
     (32, 10)
     """
-    _, pre_activations = forward(params, x, architecture=architecture)
+    _, pre_activations = forward(
+        params, x, architecture=architecture, reference=reference
+    )
     return pre_activations[-1].T

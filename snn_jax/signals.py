@@ -155,7 +155,7 @@ def _single_image_gradients(passes: backprop.Passes) -> list[Float[Array, " B"]]
     """Rms over weights for each layer and image: |dW_l| = |delta_l| |a_{l-1}|."""
     return [
         _rms_of_columns(delta) * _rms_of_columns(a)
-        for a, delta in zip(passes.inputs, passes.deltas, strict=True)
+        for a, delta in zip(passes.inputs, passes.sum_deltas, strict=True)
     ]
 
 
@@ -195,7 +195,9 @@ def measure(
     single = _single_image_gradients(passes)
     layers = [
         (_rms(images), _median(images), _rms(delta @ a.T / a.shape[1]))
-        for images, a, delta in zip(single, passes.inputs, passes.deltas, strict=True)
+        for images, a, delta in zip(
+            single, passes.inputs, passes.sum_deltas, strict=True
+        )
     ]
     hidden = []
     for a, z in zip(passes.inputs[1:], passes.pre_activations[:-1], strict=True):

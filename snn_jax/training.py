@@ -15,12 +15,13 @@ from jaxtyping import Array, Float, Int, Key
 
 from snn_jax import losses, networks, signals
 from snn_jax.mnist import Split
-from snn_jax.networks import Architecture, Images, Labels, Params
+from snn_jax.networks import Architecture, Images, Labels, Params, Reference
 from snn_jax.signals import Signals
 
 ValueAndGrad = Callable[..., tuple[Array, Params]]
 
-# Signals are measured on this many images, the first of the training set.
+# Signals are measured on this many images, the first of the training set. Batch
+# normalization takes its means and variances from the same ones in an evaluation.
 NUM_SIGNAL_IMAGES = 1000
 
 
@@ -133,9 +134,47 @@ def batch_order(
     return order[: steps * batch_size].reshape(steps, batch_size)
 
 
-def evaluate(params: Params, split: Split, *, architecture: Architecture) -> Evaluation:
-    """Loss and accuracy; an accuracy of NaN if a logit is not finite."""
-    logits = networks.apply(params, split.x, architecture=architecture)
+def part_of_epoch(
+    order: Int[Array, "steps B"], part: Int[Array, ""] | int, num_parts: int
+) -> Int[Array, "steps_of_part B"]:
+    """The batches of one of the equal parts that an epoch is cut into.
+
+    Args:
+        order: as from ``batch_order``.
+        part: from 0; may be traced.
+        num_parts: steps that do not fill a part sit the epoch out.
+
+    Raises:
+        ValueError: there are fewer steps than parts.
+    """
+    steps = order.shape[0] // num_parts
+    if steps < 1:
+        raise ValueError(
+            f"parts: expected at most {order.shape[0]}, the steps of an epoch, found "
+            f"{num_parts}"
+        )
+    found: Array = jax.lax.dynamic_slice_in_dim(order, part * steps, steps)
+    return found
+
+
+def evaluate(
+    params: Params,
+    split: Split,
+    *,
+    architecture: Architecture,
+    reference: Reference | None = None,
+) -> Evaluation:
+    """Loss and accuracy; an accuracy of NaN if a logit is not finite.
+
+    Args:
+        params: of the network.
+        split: what it is asked about.
+        architecture: of the network.
+        reference: training images, for batch normalization; see ``networks.forward``.
+    """
+    logits = networks.apply(
+        params, split.x, architecture=architecture, reference=reference
+    )
     y = jnp.asarray(split.y)
     return Evaluation(losses.nll(logits, y).mean(), losses.accuracy(logits, y))
 
@@ -149,8 +188,10 @@ def run_epoch(
     optimizer: optax.GradientTransformation,
     batch_size: int,
     value_and_grad: ValueAndGrad = losses.value_and_grad,
+    part: Int[Array, ""] | int = 0,
+    num_parts: int = 1,
 ) -> tuple[State, Epoch]:
-    """One pass over the training set in a fresh order.
+    """One pass over the training set in a fresh order, or a part of one.
 
     Args:
         state: as from ``start`` or the epoch before.
@@ -161,9 +202,12 @@ def run_epoch(
         batch_size: from 1, true stochastic gradient descent, to the whole set.
         value_and_grad: by default ``losses.value_and_grad``; or
             ``backprop.value_and_grad``, the same by hand.
+        part: the part to run, from 0. The parts of an epoch, with one key and one after
+            the other, are the epoch.
+        num_parts: that the epoch is cut into.
     """
     x, y = jnp.asarray(train.x), jnp.asarray(train.y)
-    order = batch_order(key, x.shape[0], batch_size)
+    order = part_of_epoch(batch_order(key, x.shape[0], batch_size), part, num_parts)
 
     def run_step(state: State, batch: Array) -> tuple[State, Array]:
         return step(
@@ -231,7 +275,7 @@ def train(
 
     def look(params: Params) -> tuple[Evaluation, Signals]:
         return (
-            evaluate(params, valid, architecture=architecture),
+            evaluate(params, valid, architecture=architecture, reference=x),
             signals.measure(params, x, y, architecture=architecture),
         )
 

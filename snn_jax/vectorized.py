@@ -58,12 +58,12 @@ Stored = Callable[[Array], Array]
 
 
 def fits(architecture: Architecture) -> bool:
-    """Whether all layers but the first are narrow enough to be written out.
+    """Whether all layers but the first are narrow enough to be written out, and plain.
 
     >>> fits(networks.DEEP), fits(Architecture((784, 300, 10)))
     (True, False)
     """
-    return max(architecture.sizes[1:]) <= MAX_FAN_IN
+    return architecture.plain and max(architecture.sizes[1:]) <= MAX_FAN_IN
 
 
 def _stored(never: Int[Array, ""]) -> Stored:
@@ -262,6 +262,8 @@ def run_epoch(
     *,
     architecture: Architecture,
     batch_size: int,
+    part: Int[Array, ""] | int = 0,
+    num_parts: int = 1,
 ) -> tuple[Params, Epoch]:
     """``training.run_epoch`` of N networks, with plain SGD and the gradient by hand.
 
@@ -274,6 +276,8 @@ def run_epoch(
         pixels: the inputs that are left.
         architecture: of all networks, one that ``fits``.
         batch_size: B, from 1 to the size of the training set.
+        part: the part of the epoch to run, from 0.
+        num_parts: that the epoch is cut into.
 
     Returns:
         The parameters after the epoch, and what happened, with a leading axis of N.
@@ -281,6 +285,7 @@ def run_epoch(
     before = _to_last(many)
     x, y = jnp.asarray(train.x), jnp.asarray(train.y)
     order = training.batch_order(key, x.shape[0], batch_size)
+    order = training.part_of_epoch(order, part, num_parts)
     stored = _stored((order[0, 0] < 0).astype(jnp.int32))
     rate = learning_rates[None, None] / batch_size
 

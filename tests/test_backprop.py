@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from snn_jax import backprop, losses, mnist, networks, shallow
-from snn_jax.gradcheck import relative_error
+from snn_jax.gradcheck import complex_step, relative_error
 from snn_jax.networks import DEEP, SHALLOW, Architecture
 
 NETS = {"shallow": SHALLOW, "deep": DEEP}
@@ -98,6 +98,52 @@ def test_every_kind_of_network(
     for leaf, grad in grads.items():
         assert grad.dtype == params[leaf].dtype
         assert relative_error(grad, expected[1][leaf]) < 1e-14
+
+
+@pytest.mark.parametrize("normalization", ["none", "layer", "batch"])
+def test_remedies_are_in_the_gradient(
+    normalization: str, rng: np.random.Generator
+) -> None:
+    """By autodiff and by the complex step, with residual connections where they fit.
+
+    Gains and biases are far from 1 and 0, and from each other.
+    """
+    net = Architecture((6, 5, 5, 4), "tanh", True, normalization, residual=True)
+    params = networks.init(jax.random.key(1), net, bias_scale=0.5)
+    for layer in (1, 2):
+        if normalization != "none":
+            params[f"g{layer}"] = jnp.asarray(rng.normal(size=5).astype(np.float32))
+    x = rng.normal(size=(7, 6)).astype(np.float32)
+    y = rng.integers(0, 4, 7).astype(np.int32)
+    with jax.enable_x64(True):
+        params, x64 = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, x))
+        both = jax.jit(
+            lambda *batch: (
+                backprop.value_and_grad(*batch, architecture=net),
+                losses.value_and_grad(*batch, architecture=net),
+            )
+        )
+        (loss, grads), expected = both(params, x64, y)
+        np.testing.assert_allclose(loss, expected[0], rtol=1e-15)
+        assert grads.keys() == expected[1].keys() == params.keys()
+        steps = complex_step(params, x64, y, architecture=net)
+        for leaf, grad in grads.items():
+            assert relative_error(grad, expected[1][leaf]) < 1e-13
+            assert relative_error(grad, steps[leaf]) < 1e-12
+
+
+def test_residual_connections_carry_errors_past_dead_layers() -> None:
+    """With W_2 .. W_4 zero, layers add f(0) = 1/2 and the error passes as it is."""
+    net = Architecture((6, 5, 5, 5, 5, 4), biases=False, residual=True)
+    params = networks.init(jax.random.key(1), net)
+    for layer in (2, 3, 4):
+        params[f"W{layer}"] = jnp.zeros((5, 5))
+    x, y = jnp.ones((1, 6)), jnp.array([2])
+    passes = backprop.forward_backward(params, x, y, architecture=net)
+    a1 = jax.nn.sigmoid(params["W1"] @ x.T)
+    np.testing.assert_allclose(passes.inputs[4], a1 + 1.5, rtol=1e-6)
+    expected = (params["W5"].T @ passes.deltas[-1]) * a1 * (1 - a1)
+    np.testing.assert_allclose(passes.deltas[0], expected, rtol=1e-5)
 
 
 def test_the_assignments_functions_are_the_batch_of_one(

@@ -3,6 +3,7 @@
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 
@@ -114,12 +115,12 @@ def test_gradients_against_two_thousand_networks(
     np.testing.assert_allclose(measured, wide, rtol=0.06)
 
 
-@pytest.mark.parametrize("activation", ["tanh", "relu", "identity"])
+@pytest.mark.parametrize("activation", ["scaled_tanh", "relu"])
 def test_other_activations(activation: str, dataset: mnist.Dataset) -> None:
     """The recursion asks nothing of f: other activations, uneven narrow layers."""
     net = Architecture((784, 6, 4, 8, 10), activation, biases=False)
     x, y = dataset.train.x[:50], dataset.train.y[:50]
-    scale = 0.3 if activation == "tanh" else 0.15
+    scale = 0.3 if activation == "scaled_tanh" else 0.15
 
     def one(key: jax.Array) -> jax.Array:
         params = networks.init(key, net, gain=scale)
@@ -129,6 +130,33 @@ def test_other_activations(activation: str, dataset: mnist.Dataset) -> None:
     measured = np.sqrt(np.asarray(jax.jit(jax.vmap(one))(keys).mean(axis=0)))
     exact = meanfield.exact_gradient_rms(net, scale, (x**2).sum(axis=1))
     np.testing.assert_allclose(measured, exact, rtol=0.05)
+
+
+@pytest.mark.parametrize("activation", networks.ACTIVATIONS)
+def test_theory_and_networks_mean_the_same_function(activation: str) -> None:
+    """f, f' and differences of f in NumPy are those of the networks."""
+    z = np.linspace(-4, 4, 41)
+    function, derivative = meanfield.FUNCTIONS[activation]
+    with jax.enable_x64(True):
+        theirs = networks.ACTIVATIONS[activation]
+        np.testing.assert_allclose(function(z), theirs.function(jnp.asarray(z)), 1e-12)
+        np.testing.assert_allclose(
+            derivative(z), theirs.derivative(jnp.asarray(z)), 1e-12
+        )
+        assert np.isclose(derivative(np.array([1e-9])), theirs.steepest)
+    h = np.full_like(z, 0.3)
+    np.testing.assert_allclose(
+        meanfield._difference(activation, z, h),
+        function(z + h) - function(z - h),
+        rtol=1e-10,
+    )
+
+
+def test_only_plain_layers_have_a_theory() -> None:
+    net = Architecture((5, 4, 4, 3), residual=True)
+    for theory in (meanfield.gradient_rms, meanfield.exact_gradient_rms):
+        with pytest.raises(ValueError, match="expected no normalization and no resid"):
+            theory(net, 1.0, np.ones(3))
 
 
 def test_biases_have_no_exact_recursion() -> None:

@@ -122,6 +122,8 @@ TEXTBOOK: dict[str, Callable[[Any], Any]] = {
     "tanh": np.tanh,
     "relu": lambda z: np.maximum(z, 0),
     "identity": lambda z: z,
+    "centred_sigmoid": lambda z: 2 / (1 + np.exp(-z)) - 1,
+    "scaled_tanh": lambda z: 1.7159 * np.tanh(2 * z / 3),
 }
 
 
@@ -143,6 +145,51 @@ def test_apply_is_the_formula(
             z = z + (np.asarray(params[f"b{layer}"]) if biases else 0)
             a = textbook(z)
         np.testing.assert_allclose(row, z, rtol=1e-5, atol=1e-6)
+
+
+def test_the_scaled_tanh_of_lecun() -> None:
+    """f(1) = 1 and f(-1) = -1; normal inputs of variance 1 keep their variance."""
+    f = networks.ACTIVATIONS["scaled_tanh"].function
+    np.testing.assert_allclose(f(jnp.array([1.0, -1.0])), [1, -1], atol=1e-4)
+    z = np.linspace(-8, 8, 4001, dtype=np.float32)
+    density = np.exp(-(z**2) / 2) / np.exp(-(z**2) / 2).sum()
+    assert abs(density @ np.asarray(f(jnp.asarray(z))) ** 2 - 1) < 0.3
+
+
+@pytest.mark.parametrize("normalization", ["layer", "batch"])
+def test_normalized_sums(normalization: str, rng: np.random.Generator) -> None:
+    """Mean 0, variance 1, along units or images; whatever the scale of the weights."""
+    net = Architecture((7, 6, 6, 3), "tanh", False, normalization)
+    x = rng.random((50, 7), np.float32)
+    logits = []
+    for gain in (1.0, 100.0):
+        params = networks.init(KEY, net, gain=gain)
+        params["W3"] = jnp.ones((3, 6))
+        _, z = networks.forward(params, x, architecture=net)
+        axis = 0 if normalization == "layer" else 1
+        for sums in z[:2]:
+            np.testing.assert_allclose(sums.mean(axis=axis), 0, atol=1e-5)
+            np.testing.assert_allclose(sums.std(axis=axis), 1, atol=2e-3)
+        logits.append(z[2])
+    np.testing.assert_allclose(logits[0], logits[1], atol=5e-2)
+
+
+def test_an_image_is_judged_alone(rng: np.random.Generator) -> None:
+    """With reference images a prediction does not depend on who else is asked about.
+
+    And where the reference is the batch itself, both ways are one.
+    """
+    net = Architecture((7, 6, 3), normalization="batch")
+    params = networks.init(KEY, net)
+    reference, x = rng.random((20, 7), np.float32), rng.random((9, 7), np.float32)
+    together = networks.apply(params, x, architecture=net, reference=reference)
+    alone = networks.apply(params, x[4:5], architecture=net, reference=reference)
+    np.testing.assert_allclose(together[4:5], alone, rtol=1e-5)
+    same = networks.apply(params, x, architecture=net, reference=x)
+    np.testing.assert_allclose(
+        same, networks.apply(params, x, architecture=net), rtol=1e-5
+    )
+    assert not np.allclose(same, together, rtol=1e-3)
 
 
 @pytest.mark.parametrize("activation", ["sigmoid", "tanh"])
