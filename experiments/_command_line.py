@@ -105,6 +105,25 @@ def going_on(folder: Path) -> Iterator[None]:
         raise
 
 
+def as_text(table: list[list[str]], *, first_column_left: bool = False) -> str:
+    """Rows of cells as lines, columns aligned to the right.
+
+    By default a gap where the first column changes; with the first column on the left,
+    its repetitions are left out instead.
+    """
+    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
+    lines = []
+    for previous, row in zip([[""], *table], table, strict=False):
+        cells = [cell.rjust(width) for cell, width in zip(row, widths, strict=True)]
+        if first_column_left:
+            shown = "" if row[0] == previous[0] else row[0]
+            cells[0] = shown.ljust(widths[0])
+        elif previous[0] not in (row[0], ""):
+            lines.append("")
+        lines.append("  ".join(cells))
+    return "\n".join(lines)
+
+
 def commit() -> str:
     """Of the code that runs, if it runs from a git checkout."""
     if shutil.which("git") is None:

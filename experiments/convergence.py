@@ -209,7 +209,7 @@ def main(settings: Settings) -> int:
         file.write_text(html, encoding="utf-8")
 
     print()
-    print(as_text(answer.outcome_table(result)))
+    print(command_line.as_text(answer.outcome_table(result)))
     print(
         f"\nMedians over {result.sizes['seed']} seeds after {settings.epochs} epochs: "
         "loss and label information in nats, test\naccuracy, and first over last "
@@ -744,21 +744,6 @@ def representations(
         ),
         digits,
     )
-
-
-def as_text(table: list[list[str]]) -> str:
-    """Rows of cells as lines, columns aligned to the right, a gap between scales."""
-    widths = [max(len(row[i]) for row in table) for i in range(len(table[0]))]
-    lines = []
-    for previous, row in zip([table[0], *table], table, strict=False):
-        if row[0] != previous[0]:
-            lines.append("")
-        lines.append(
-            "  ".join(
-                cell.rjust(width) for cell, width in zip(row, widths, strict=True)
-            )
-        )
-    return "\n".join(lines)
 
 
 if __name__ == "__main__":

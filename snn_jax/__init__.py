@@ -15,6 +15,7 @@ One file a subject, from what is computed to what is seen:
     ensemble    many networks on all devices: start, train, evaluate, measure
     sweep       init scales x learning rates x seeds, labelled
     diagnosis   the verdict on each network, with its evidence
+    remedies    what makes the deep network learn, as a league table
     answer      the assignment's questions, answered in words and tables
     runs        a run's folder on disk: finished chunks, resuming, the result
     cluster     chunks of a sweep on many machines

@@ -15,6 +15,7 @@ Files are not trusted. A file that is damaged, hostile or holds something else g
 """
 
 import gzip
+import hashlib
 import io
 import math
 import pickle
@@ -103,6 +104,16 @@ def load(path: str | Path | None = None) -> Dataset:
         raise DataError(path, "data that fit in memory", "more") from None
     found = f"a file that begins with {magic!r}" if magic else "an empty file"
     raise DataError(path, "mnist.pkl.gz, an npz or a folder of IDX files", found)
+
+
+def digest(dataset: Dataset) -> str:
+    """SHA-256 of all images and labels, by which a run knows its data again."""
+    found = hashlib.sha256()
+    for split in dataset:
+        for values in split:
+            found.update(str((values.shape, values.dtype)).encode())
+            found.update(np.ascontiguousarray(values).data)
+    return found.hexdigest()
 
 
 def one_hot(y: np.ndarray, num_classes: int = NUM_CLASSES) -> np.ndarray:

@@ -34,6 +34,8 @@ import numpy as np
 import pandas as pd
 import xarray as xr
 
+from snn_jax import mnist
+from snn_jax.mnist import Dataset
 from snn_jax.sweep import Chunk, Sweep
 
 PACKAGES = ("snn_jax", "jax", "jaxlib", "optax", "numpy", "xarray")
@@ -271,16 +273,20 @@ def chunk_name(chunk: int) -> str:
     return f"chunk-{chunk:07d}"
 
 
-def identity(sweep: Sweep) -> dict[str, str]:
-    """All that the bits of a chunk depend on, in words."""
+def surroundings(dataset: Dataset) -> dict[str, str]:
+    """What the bits of a result depend on beside its settings, in words."""
     return {
-        **sweep.settings,
-        "data": sweep.data_digest[:16],
+        "data": mnist.digest(dataset)[:16],
         "jax": metadata.version("jax"),
         "jaxlib": metadata.version("jaxlib"),
         "device": jax.devices()[0].device_kind,
         "matrix precision": str(jax.config.jax_default_matmul_precision),  # type: ignore[attr-defined]
     }
+
+
+def identity(sweep: Sweep) -> dict[str, str]:
+    """All that the bits of a chunk depend on, in words."""
+    return {**sweep.settings, **surroundings(sweep.dataset)}
 
 
 def _claim(folder: Path, mine: Mapping[str, str], restart: bool) -> None:
@@ -439,6 +445,49 @@ def complete(
             chunks = {n: d for n, d in finished.items() if n.startswith("chunk-")}
             _write(folder / "manifest.json", json.dumps(chunks, indent=1).encode())
     return whole
+
+
+def finish(
+    folder: Path,
+    mine: Mapping[str, str],
+    jobs: Mapping[str, Callable[[], Chunk]],
+    *,
+    restart: bool = False,
+) -> dict[str, Chunk]:
+    """Does those of several jobs that a folder lacks, and gives the results of all.
+
+    For work that is no sweep: each job gives arrays, which are kept, so that after a
+    stop the same call goes on with the next job.
+
+    Args:
+        folder: of the results.
+        mine: what they depend on, in words, by name.
+        jobs: what to call, by name.
+        restart: removes what other settings left there, instead of refusing.
+
+    Raises:
+        RunError: the folder belongs to other settings or to another process.
+        OSError: with the path and the reason.
+
+    >>> import tempfile
+    >>> folder = Path(tempfile.mkdtemp())
+    >>> finish(folder, {"size": "2"}, {"ones": lambda: {"x": np.ones(2)}})
+    {'ones': {'x': array([1., 1.])}}
+    >>> finish(folder, {"size": "2"}, {"ones": lambda: {"x": np.zeros(2)}})
+    {'ones': {'x': array([1., 1.])}}
+    """
+    store = Store(folder)
+    found = {}
+    with held(folder):
+        _claim(folder, mine, restart)
+        store.sweep_up()
+        for name, job in jobs.items():
+            arrays = store.read(name)
+            if arrays is None:
+                arrays = job()
+                store.write(name, arrays)
+            found[name] = arrays
+    return found
 
 
 def _here(store: Store, sweep: Sweep) -> Engine:

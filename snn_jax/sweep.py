@@ -7,7 +7,6 @@ again. One compilation serves all of them.
 """
 
 import functools
-import hashlib
 import math
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -271,16 +270,6 @@ class Sweep:
             name: self._coordinates[name][place]
             for name, place in zip(names, places, strict=True)
         }
-
-    @functools.cached_property
-    def data_digest(self) -> str:
-        """SHA-256 of all images and labels."""
-        digest = hashlib.sha256()
-        for split in self.dataset:
-            for values in split:
-                digest.update(str((values.shape, values.dtype)).encode())
-                digest.update(np.ascontiguousarray(values).data)
-        return digest.hexdigest()
 
     def run_chunks(
         self,

@@ -183,3 +183,15 @@ def test_float64_sees_what_float32_cannot(small: mnist.Dataset) -> None:
     assert 1e-13 < spread < 1e-9
     assert float(single.activation_spread[-1]) > 100 * spread  # rounding, all of it
     assert double.probe_accuracy[0, -1] > 0.3
+
+
+@pytest.mark.parametrize("size", [1, 10, 100])
+def test_solving_as_numpy_does(size: int, rng: np.random.Generator) -> None:
+    """Also where directions are as weak as the probe's ridge lets them be."""
+    half = rng.normal(size=(size, 500)) * np.geomspace(1, 1e-6, size)[:, None]
+    A = half @ half.T
+    A += 1e-8 * np.trace(A) / size * np.eye(size)
+    B = rng.normal(size=(size, 10))
+    with jax.enable_x64(True):
+        found = signals._solve(jnp.asarray(A), jnp.asarray(B))
+    np.testing.assert_allclose(A @ found, B, atol=1e-9)
