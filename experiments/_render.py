@@ -103,8 +103,9 @@ def execute(notebook: "NotebookNode") -> str | None:
         timeout=None,
         record_timing=False,
         coalesce_streams=True,
-        # Else it warns that messages between two processes here are not encrypted.
-        extra_arguments=["--log-level=ERROR"],
+        # Else it warns that messages between two processes here are not encrypted, and
+        # of being stopped by Ctrl-C.
+        extra_arguments=["--log-level=CRITICAL"],
     )
     # Without folders to look in, "python3" is ipykernel's own: this very Python, and
     # not what some other installation has registered under that name.
