@@ -42,6 +42,13 @@ CURED = 0.85
 # each; one of the combinations into none.
 PARTS = 10
 
+START_WORDS = {
+    "small": "small weights (init scale 0.1)",
+    "usual": "the usual ones (LeCun, variance 1 / fan-in)",
+    "saturated": "saturating ones (init scale 3)",
+    "own": "others",
+}
+
 # The picture of trainable depth: sigma_w around the critical one, and depths.
 PICTURE = {
     "sigmoid": (1.0, 2.0, 4.0, 6.0, 8.0, 10.0, 14.0, 20.0),
@@ -147,7 +154,7 @@ def main(settings: Settings) -> int:
     for depth, leagues in by_depth.items():
         for league in leagues.values():
             print(f"\n{depth} hidden layers, {league.attrs['examples']:,} images each")
-            rows = table(league, brief=True)
+            rows = table(league)
             print(command_line.as_text(rows, first_column_left=True))
     print(
         f"\nTest accuracy: median, lowest and highest of {settings.seeds} seeds, at "
@@ -249,6 +256,7 @@ def race_all(
             base=base,
             batch_size=settings.batch_size,
             num_epochs=epochs,
+            names=[remedy.name for remedy in tried],
         )
     return found
 
@@ -331,27 +339,42 @@ def save(
             numbers.to_netcdf(file, engine="scipy")
 
 
-def table(league: "xr.Dataset", *, brief: bool = False) -> list[list[str]]:
-    """A row for each remedy and start; brief leaves out what does not fit a screen."""
+def overview(league: "xr.Dataset") -> list[list[str]]:
+    """A row for each remedy: median test accuracy from each kind of start."""
+    from snn_jax.answer import percent
+
+    starts = list(START_WORDS)
+    rows = [["remedy", *starts, "what to change"]]
+    for name in dict.fromkeys(league.remedy.values.tolist()):
+        here = league.isel(cell=(league.remedy == name).values)
+        accuracy = median_accuracy(here)
+        by_start = dict(zip(here.start.values.tolist(), accuracy, strict=True))
+        cells = [percent(by_start[s]) if s in by_start else "" for s in starts]
+        rows.append([name, *cells, str(here.line.values[0])])
+    return rows
+
+
+def table(league: "xr.Dataset") -> list[list[str]]:
+    """A row for each remedy and kind of start, with all numbers."""
     import numpy as np
 
     from snn_jax.answer import number, percent
 
-    head = ["remedy", "initial weights", "test", "lowest to highest", "rate", "leaves"]
-    rows = [[*head, "cost"] + ([] if brief else ["change"])]
+    rows = [["remedy", "from", "test", "lowest to highest", "rate", "leaves", "cost"]]
     for i in range(league.sizes["cell"]):
         cell = league.isel(cell=i)
         accuracy, leaves = cell.best_test_accuracy, float(cell.epochs_to_leave.median())
-        row = [
-            str(cell.remedy.values),
-            str(cell.start.values),
-            percent(accuracy.median(skipna=False)),
-            f"{percent(accuracy.min())} to {percent(accuracy.max())}",
-            f"{float(cell.best_learning_rate):g}",
-            f"{leaves:.2g}" if np.isfinite(leaves) else "never",
-            number(cell.cost),
-        ]
-        rows.append(row if brief else [*row, str(cell.line.values)])
+        rows.append(
+            [
+                str(cell.remedy.values),
+                str(cell.start.values),
+                percent(accuracy.median(skipna=False)),
+                f"{percent(accuracy.min())} to {percent(accuracy.max())}",
+                f"{float(cell.best_learning_rate):g}",
+                f"{leaves:.2g}" if np.isfinite(leaves) else "-",
+                number(cell.cost),
+            ]
+        )
     return rows
 
 
@@ -359,19 +382,14 @@ def signal_table(league: "xr.Dataset") -> list[list[str]]:
     """What each remedy changes: medians over seeds."""
     from snn_jax.answer import number, percent
 
-    rows = [
-        [
-            "remedy", "initial weights", "gradient, first over last layer",
-            "images apart, top layer", "saturated units", "first layer moves", "test",
-        ]
-    ]  # fmt: skip
+    rows = [["remedy", "gradient", "spread", "saturated", "moves", "test"]]
     best = league.isel(rate=league.best_rate)
-    for i in range(league.sizes["cell"]):
+    best = best.isel(cell=best.start.isin(["small", "own"]).values)
+    for i in range(best.sizes["cell"]):
         cell = best.isel(cell=i)
         rows.append(
             [
                 str(cell.remedy.values),
-                str(cell.start.values),
                 number(cell.gradient_ratio.median()),
                 number(cell.spread.median()),
                 percent(cell.saturation.median()),
@@ -414,9 +432,9 @@ def best_first(league: "xr.Dataset") -> list[str]:
 
 
 def joined(words: list[str]) -> str:
-    """A list as one says it; what says nothing if there is nothing."""
+    """A list as one says it."""
     if not words:
-        return "none"
+        return "none of them"
     return " and ".join(filter(None, [", ".join(words[:-1]), words[-1]]))
 
 
@@ -457,8 +475,8 @@ def what_cures(league: "xr.Dataset") -> list[str]:
         if nothing.sizes["cell"]:
             before = median_accuracy(nothing)[0]
             sentence = (
-                f"From {start}: plain SGD gets {percent(before)} after {images:,} "
-                f"images at the best of its rates"
+                f"From {START_WORDS[start]}: plain SGD gets {percent(before)} after "
+                f"{images:,} images at the best of its rates"
             )
             if abs(float(before) - share) < 0.002:
                 sentence += ", the share of one digit"
@@ -478,7 +496,7 @@ def why(league: "xr.Dataset") -> list[str]:
     """Which signals the cures have changed, from the small start."""
     from snn_jax.answer import number, percent
 
-    start = "small, 0.1"
+    start = "small"
     best = league.isel(rate=league.best_rate).median("seed")
     small = best.isel(cell=(best.start == start).values)
     nothing = small.isel(cell=(small.remedy == "none").values)
@@ -488,7 +506,7 @@ def why(league: "xr.Dataset") -> list[str]:
         first = nothing.isel(cell=0)
         cured = others.isel(cell=(others.best_test_accuracy > CURED).values)
         text.append(
-            f"From {start}, the first layer's gradient is "
+            "From small weights, the first layer's gradient is "
             f"{number(first.gradient_ratio)} times the last layer's, and in the first "
             f"{league.attrs['first_images']:,} images plain SGD moves the first layer "
             f"by {number(first.first_change)} of its weights: it stands still while "
@@ -515,14 +533,14 @@ def why(league: "xr.Dataset") -> list[str]:
                     "small as it was, and the step no longer depends on its size."
                 )
             text.append(sentence)
-    saturated = best.isel(cell=(best.start == "saturated, 3").values)
+    saturated = best.isel(cell=(best.start == "saturated").values)
     nothing = saturated.isel(cell=(saturated.remedy == "none").values)
     if nothing.sizes["cell"] and saturated.sizes["cell"] > 1:
         order = saturated.best_test_accuracy.argsort().values[::-1]
         top = saturated.isel(cell=order[0])
         text.append(
-            f"From saturated, 3, {percent(nothing.saturation[0])} of the units are at "
-            "0 or 1, where slopes are nearly 0, and plain SGD gets "
+            f"From saturated weights, {percent(nothing.saturation[0])} of the units "
+            "are at 0 or 1, where slopes are nearly 0, and plain SGD gets "
             f"{percent(nothing.best_test_accuracy[0])}. The best remedy, "
             f"{top.remedy.values}, gets {percent(top.best_test_accuracy)}, with "
             f"{percent(top.saturation)} of the units saturated."
@@ -538,7 +556,7 @@ def best_line(league: "xr.Dataset", depth: int) -> str:
     top = int(accuracy.values.argmax())
     sentence = (
         f"The best is {league.remedy.values[top]}, {league.line.values[top]}, from "
-        f"{league.start.values[top]}: {percent(accuracy[top])}."
+        f"{league.start.values[top]} weights: {percent(accuracy[top])}."
     )
     own = (league.kind == "initial weights").values
     if own.any():
@@ -608,15 +626,13 @@ def page(
                     redraw=f"{load}; figures.league(league)",
                 ),
                 Section(
-                    f"table{name}",
+                    f"overview{name}",
                     f"The league table{deep}",
                     text=[
-                        f"Median, lowest and highest of {seeds} seeds. Leaves: epochs "
-                        "until the median network knows 0.02 nats of the labels. Cost: "
-                        "floating-point operations of a training step, plain SGD on "
-                        "the unchanged network being 1."
+                        f"Median test accuracy of {seeds} seeds, from small, usual and "
+                        "saturating weights, or from the remedy's own."
                     ],
-                    table=table(league),
+                    table=overview(league),
                 ),
                 Section(
                     f"first_steps{name}",
@@ -634,13 +650,27 @@ def page(
                     f"signals{name}",
                     f"Which signal changed{deep}",
                     text=[
-                        "Before the first step: rms gradient of the first layer over "
-                        "the last layer's; spread over images of the top hidden layer; "
-                        "saturated units. And how far the first "
-                        f"{league.attrs['first_images']:,} images move the first "
+                        "From small weights, or the remedy's own. Before the first "
+                        "step: gradient, the first layer's rms over the last's; "
+                        "spread, over images, of the top hidden layer's units; "
+                        "saturated units. Moves: by how much the first "
+                        f"{league.attrs['first_images']:,} images change the first "
                         "layer's weights, relative to their norm."
                     ],
                     table=signal_table(league),
+                ),
+                Section(
+                    f"table{name}",
+                    f"Every row in numbers{deep}",
+                    text=[
+                        f"Test accuracy: median, lowest and highest of {seeds} seeds, "
+                        "at the learning rate (rate) that is best on the validation "
+                        "set. Leaves: epochs until the median network knows "
+                        "0.02 nats of the labels, - if it does not. Cost: "
+                        "floating-point operations of a training step, plain SGD on "
+                        "the unchanged network being 1."
+                    ],
+                    table=table(league),
                 ),
             ]
         if "together" in leagues:
@@ -665,6 +695,16 @@ def page(
                 Section(
                     f"recipe_table{name}",
                     f"The best recipes{deep}",
+                    text=[
+                        "; ".join(
+                            f"{one}: {line}"
+                            for one, line in zip(
+                                league.remedy.values, league.line.values, strict=True
+                            )
+                        )
+                        + ". Centred orthogonal: initializer "
+                        '"centred_orthogonal", gain 4.'
+                    ],
                     table=table(league),
                 ),
             ]

@@ -350,12 +350,12 @@ def depth_map(result: xr.Dataset) -> Figure:
     return figure
 
 
-# By where networks start: colour and marker.
+# By where networks start: colour, marker and what is written in the legend.
 START_STYLE = {
-    "small, 0.1": ("#3b6fb6", "o"),
-    "usual, LeCun": ("#e08214", "s"),
-    "saturated, 3": ("#d1495b", "^"),
-    "its own": ("black", "D"),
+    "small": ("#3b6fb6", "o", "small: 0.1"),
+    "usual": ("#e08214", "s", "usual: LeCun"),
+    "saturated": ("#d1495b", "^", "saturated: 3"),
+    "own": ("black", "D", "own"),
 }
 
 
@@ -363,9 +363,9 @@ def _start_legend(figure: Figure, starts: list[str]) -> None:
     figure.legend(
         [
             Line2D([], [], color=color, marker=marker, linewidth=0, markersize=5)
-            for color, marker in (START_STYLE[start] for start in starts)
+            for color, marker, _ in (START_STYLE[start] for start in starts)
         ],
-        starts,
+        [START_STYLE[start][2] for start in starts],
         title="initial weights",
         loc="outside upper center",
         ncols=min(len(starts), 4),
@@ -400,7 +400,7 @@ def league(result: xr.Dataset) -> Figure:
         axes = figure.subplots()
         for i in range(result.sizes["cell"]):
             cell = result.isel(cell=i)
-            color, marker = START_STYLE[str(cell.start.values)]
+            color, marker, _ = START_STYLE[str(cell.start.values)]
             y = rows[names.index(str(cell.remedy.values))]
             accuracy = 100 * cell.best_test_accuracy
             axes.hlines(y, accuracy.min(), accuracy.max(), color=color, linewidth=1.5)
@@ -433,7 +433,7 @@ def first_steps(result: xr.Dataset) -> Figure:
         figure = Figure(figsize=(WIDTH, 3.8))
         axes = figure.subplots()
         for start in _starts(result):
-            color, marker = START_STYLE[start]
+            color, marker, _ = START_STYLE[start]
             here = best.isel(cell=(best.start == start).values)
             axes.plot(
                 here.first_change.median("seed"),

@@ -108,14 +108,15 @@ def critical(key: Key[Array, ""], architecture: Architecture, x: Images) -> Para
 # Where networks start, by what the weights are: so small that gradients vanish; of
 # variance 1 / fan-in, as everyone does; so large that units saturate.
 STARTS: dict[str, Init] = {
-    "small, 0.1": drawn("normal", 0.1),
-    "usual, LeCun": drawn("lecun", 1.0),
-    "saturated, 3": drawn("normal", 3.0),
+    "small": drawn("normal", 0.1),
+    "usual": drawn("lecun", 1.0),
+    "saturated": drawn("normal", 3.0),
 }
-OWN = "its own"
+OWN = "own"
 
 # Learning rates to choose from, by optimizer: half a decade apart.
 SGD_RATES = (0.03, 0.1, 0.3, 1.0, 3.0)
+LARGE_RATES = (3.0, 10.0, 30.0, 100.0, 300.0)
 ADAPTIVE_RATES = (0.0003, 0.001, 0.003, 0.01, 0.03)
 
 
@@ -215,8 +216,7 @@ def _units(name: str, activation: str, init: Init | None = None) -> Remedy:
 def _step(
     name: str, optimizer: OptimizerFactory, rates: Sequence[float], line: str
 ) -> Remedy:
-    rates = tuple(map(float, rates))
-    return Remedy(name, "step", line, optimizer=optimizer, learning_rates=rates)
+    return Remedy(name, "step", line, optimizer=optimizer, learning_rates=tuple(rates))
 
 
 def _layers(name: str, **changes: Any) -> Remedy:
@@ -246,9 +246,9 @@ SINGLE: tuple[Remedy, ...] = (
     Remedy("criticality", INIT, "remedies.critical(...)", critical),
     _units("tanh", "tanh"),
     _units("sigmoid less 1/2", "centred_sigmoid"),
-    _units("1.7159 tanh(2z/3)", "scaled_tanh"),
+    _units("LeCun's tanh", "scaled_tanh"),
     _units("ReLU and He", "relu", init=drawn("he", 1.0)),
-    _step("rates from 3 up", optax.sgd, (3, 10, 30, 100, 300), "optax.sgd(30.0)"),
+    _step("rates from 3 up", optax.sgd, LARGE_RATES, "optax.sgd(30.0)"),
     _step("momentum", momentum, (0.003, 0.01, 0.03, 0.1, 0.3), "remedies.momentum"),
     _step("Adam", optax.adam, ADAPTIVE_RATES, "optax.adam"),
     _step(
@@ -263,7 +263,7 @@ SINGLE: tuple[Remedy, ...] = (
     _layers("batch norm", biases=True, normalization="batch"),
     _layers("layer norm", biases=True, normalization="layer"),
     _layers("residual", residual=True),
-    _layers("100 units", width=100),
+    _layers("wide layers", width=100),
     *(
         Remedy(
             f"{inputs} pixels", "procedure", f'prepared(.., "{inputs}")', inputs=inputs
@@ -586,6 +586,7 @@ def league(
     base: Architecture,
     batch_size: int,
     num_epochs: int,
+    names: Sequence[str],
 ) -> xr.Dataset:
     """The labelled result of races: all networks, and a row of the table for each cell.
 
@@ -595,6 +596,7 @@ def league(
         base: the network to be cured.
         batch_size: B.
         num_epochs: of every race.
+        names: of the remedies, in the order wanted.
 
     Returns:
         Dimensions cell, rate, seed, part. Of the best learning rate, the one with the
@@ -603,8 +605,7 @@ def league(
         for networks that stay on the plateau. ``cost`` is relative to plain SGD.
     """
     together = [cell for group, _ in raced for cell in group]
-    listed = [remedy.name for remedy in (*SINGLE, *COMBINED)]
-    place = [listed.index(cell.remedy.name) for cell in together]
+    place = [names.index(cell.remedy.name) for cell in together]
     whole = {
         name: np.concatenate([np.asarray(arrays[name]) for _, arrays in raced])
         for name in raced[0][1]

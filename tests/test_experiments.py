@@ -29,6 +29,10 @@ TINY: dict[str, list[str]] = {
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
     "gradients": ["--scales", "0.01"],
+    "remedies": [
+        *("--only", "none", "centred orthogonal x 4", "centred orthogonal, SGD"),
+        *("--seeds", "1", "--recipe-epochs", "1", "--batch-size", "100"),
+    ],
     "shallow": ["--gradient", "manual", "--epochs", "1", "--batch-size", "100"],
     "tutorial": [],
 }
@@ -83,6 +87,22 @@ def check_benchmark(printed: str, out: Path) -> None:
     assert (out / "figures" / "speed.svg").exists()
 
 
+def check_remedies(printed: str, out: Path) -> None:
+    """The cure is named, with its line; pictures, also of the depths."""
+    for part in ("What makes it converge?", "Why?", "Which line to change?", "rate"):
+        assert part in printed
+    assert 'initializer="centred_orthogonal", gain=4.0' in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+    result = runs.load(out)
+    here = result.isel(cell=(result.depth == 2).values)
+    by_name = dict(
+        zip(here.remedy.values, here.best_test_accuracy.values, strict=False)
+    )
+    assert by_name["centred orthogonal x 4"] > 0.8
+    figures = {file.name for file in (out / "figures").iterdir()}
+    assert {"league_2.svg", "first_steps_1.svg", "trainable_depth.svg"} < figures
+
+
 def check_shallow(printed: str, _: Path) -> None:
     """The last line is the one that a program looks for."""
     found = re.search(r"^test accuracy: (\d+\.\d\d) %$", printed, re.MULTILINE)
@@ -95,6 +115,7 @@ CHECKS = {
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "gradients": check_gradients,
+    "remedies": check_remedies,
     "shallow": check_shallow,
     "tutorial": test_tutorial.check,
 }
@@ -222,6 +243,8 @@ BAD_FLAGS = [
         "invalid choice 'magic' for argument '--gradi",
     ),
     ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
+    ("remedies", ["--depth", "0"], "--depth: expected numbers from 1 to 200"),
+    ("remedies", ["--only", "prayer"], "--only: expected one of none, init scale 1"),
 ]
 
 
