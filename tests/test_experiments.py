@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import published
 import pytest
 
 from snn_jax import runs
@@ -28,10 +29,14 @@ TINY: dict[str, list[str]] = {
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
     "gradients": ["--scales", "0.01"],
+    "published": [
+        *("--only", "no-training", "norms-2", "norms-wrong"),
+        *("--networks", "100", "--seeds", "2"),
+    ],
     "shallow": ["--gradient", "manual", "--epochs", "1", "--batch-size", "100"],
 }
 WITHOUT_OUT = {"gradients"}
-WITHOUT_RESULT = {"benchmark"}
+WITHOUT_RESULT = {"benchmark", "published"}
 WITHOUT_DATA = {"benchmark"}
 
 
@@ -81,6 +86,22 @@ def check_benchmark(printed: str, out: Path) -> None:
     assert (out / "figures" / "speed.svg").exists()
 
 
+def check_published(printed: str, out: Path) -> None:
+    """A verdict on every number, in a table, a page and files."""
+    assert "DIFFERS" not in printed
+    assert "6 of 6 published results, from 2 publications, agree" in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+    result = runs.load(out)
+    assert list(result.verdict.values) == ["agrees"] * 6
+    # A norm that forgets a factor, such as sigmoid' = 1/4, is noticed.
+    for row, ours in zip(published.ROWS[:2], result.ours.values, strict=False):
+        assert not published.judge(row, 4 * ours).agrees
+        assert not published.judge(row, ours / 4).agrees
+    assert len((out / "published.csv").read_text().splitlines()) == 1 + 6
+    assert (out / "figures" / "published.svg").exists()
+    assert "0.0657" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def check_shallow(printed: str, _: Path) -> None:
     """The last line is the one that a program looks for."""
     found = re.search(r"^test accuracy: (\d+\.\d\d) %$", printed, re.MULTILINE)
@@ -93,6 +114,7 @@ CHECKS = {
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "gradients": check_gradients,
+    "published": check_published,
     "shallow": check_shallow,
 }
 
@@ -217,6 +239,9 @@ BAD_FLAGS = [
         "invalid choice 'magic' for argument '--gradi",
     ),
     ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
+    ("published", ["--seeds", "1"], "--seeds: expected at least 2, found 1"),
+    ("published", ["--networks", "99"], "--networks: expected at least 100, found 99"),
+    ("published", ["--only", "magic"], "--only: expected one of no-training, norms-2"),
 ]
 
 
