@@ -124,6 +124,12 @@ class Settings:
         for name in self.only:
             known = f"one of {', '.join(EXPERIMENTS)}"
             command_line.expect(name in EXPERIMENTS, "--only", known, name)
+        command_line.expect(
+            any(set(row.needs) <= set(chosen(self)) for row in ROWS),
+            "--only",
+            "all that a row needs",
+            " ".join(self.only),
+        )
 
 
 # --- What is measured ---------------------------------------------------------------
@@ -584,11 +590,11 @@ def _course_rows() -> list[Row]:
         "Published is 11.35, the share of ones in the test set. Which class wins is "
         "noise; that the accuracy is exactly the share of a class is the result.",
         "All networks stand on the plateau: their logits vary by 0.002 or less over "
-        "the images, and the loss is 2.302. But label noise, the same for all, since they "
-        "see the same batches, has brought the logits of 1 and 7 within 0.005 of each "
-        "other, and where that happens a few images get the other answer: 2 and 53 of "
-        "10,000 in two networks of four. Over all epochs the share was exact in 34 of "
-        "40 cases.",
+        "the images, and the loss is 2.302. But label noise, the same for all, since "
+        "they see the same batches, has brought the logits of 1 and 7 within 0.005 of "
+        "each other, and where that happens a few images get the other answer: 2 and 53 "
+        "of 10,000 in two networks of four. Over all epochs the share was exact in 34 "
+        "of 40 cases.",
     )
     later = "Straka 2019 ff., the same: validation accuracy, ten sigmoid layers, %"
     ranges = {1: "17.8 to 21.7", 5: "61.5 to 91.6", 10: "78.5 to 93.9"}
@@ -942,7 +948,7 @@ def to_dataset(verdicts: list[Verdict]) -> "xr.Dataset":
 NUMBERS = ("low", "middle", "high")
 
 
-def picture(verdicts: list[Verdict]) -> "Figure":
+def picture(verdicts: list[Verdict]) -> "Figure | None":
     """Our bands with the published numbers on them, a panel for each source."""
     import matplotlib as mpl
     from matplotlib.figure import Figure
@@ -953,16 +959,20 @@ def picture(verdicts: list[Verdict]) -> "Figure":
     for verdict in verdicts:
         if verdict.row.rule in ("a run", "a range") and len(verdict.ours) > 1:
             panels.setdefault(verdict.row.source, []).append(verdict)
-    heights = [len(panel) + 1.5 for panel in panels.values()] or [1.0]
+    if not panels:
+        return None
+    heights = [len(panel) + 1.5 for panel in panels.values()]
+    wide: dict[str, Any] = {"color": "C0", "alpha": 0.35, "linewidth": 7}
+    wide["solid_capstyle"] = "butt"  # else a line is longer than its ends are apart
     with mpl.rc_context(figures.STYLE):
         figure = Figure(figsize=(figures.WIDTH, 0.26 * sum(heights) + 0.3))
         grid = figure.subplots(
             len(heights), 1, squeeze=False, gridspec_kw={"height_ratios": heights}
         )
-        for axes, (source, panel) in zip(grid[:, 0], panels.items(), strict=False):
+        for axes, (source, panel) in zip(grid[:, 0], panels.items(), strict=True):
             for i, verdict in enumerate(panel):
                 reach, ours = [verdict.low, verdict.high], verdict.middle
-                axes.plot(reach, [i, i], color="C0", alpha=0.35, linewidth=7)
+                axes.plot(reach, [i, i], **wide)
                 axes.plot(ours, i, "|", color="C0", markersize=10, markeredgewidth=2)
                 color = "black" if verdict.agrees else "C3"
                 ends = [float(end) for end in verdict.row.published.split(" to ")]
@@ -989,19 +999,17 @@ def page(verdicts: list[Verdict]) -> "list[Section]":
     """The report's sections, in order."""
     from snn_jax.report import Section
 
-    sections = [
-        Section(
-            "published",
-            "Published numbers on our bands",
-            figure=picture(verdicts),
-            caption=(
-                "Dots: published, red where they differ, on a line as long as their "
-                "rounding or the source's range. Blue: where one more run of ours "
-                "would lie 98 times in 100, and its middle; beside a range, our own. "
-                "Look for lines that do not meet the blue."
-            ),
+    sections = []
+    figure = picture(verdicts)
+    if figure is not None:
+        caption = (
+            "Dots: published, red where they differ, on a line as long as their "
+            "rounding or the source's range. Blue: where one more run of ours would "
+            "lie 98 times in 100, and its middle; beside a range, our own. Look for "
+            "lines that do not meet the blue."
         )
-    ]
+        title = "Published numbers on our bands"
+        sections.append(Section("published", title, figure=figure, caption=caption))
     by_source: dict[str, list[Verdict]] = {}
     for verdict in verdicts:
         by_source.setdefault(verdict.row.source, []).append(verdict)

@@ -241,6 +241,11 @@ BAD_FLAGS = [
     ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
     ("published", ["--seeds", "1"], "--seeds: expected at least 2, found 1"),
     ("published", ["--networks", "99"], "--networks: expected at least 100, found 99"),
+    (
+        "published",
+        ["--only", "lecun-slow"],
+        "--only: expected all that a row needs, found lecun-slow",
+    ),
     ("published", ["--only", "magic"], "--only: expected one of no-training, norms-2"),
 ]
 
