@@ -592,9 +592,9 @@ def _course_rows() -> list[Row]:
         "All networks stand on the plateau: their logits vary by 0.002 or less over "
         "the images, and the loss is 2.302. But label noise, the same for all, since "
         "they see the same batches, has brought the logits of 1 and 7 within 0.005 of "
-        "each other, and where that happens a few images get the other answer: 2 and 53 "
-        "of 10,000 in two networks of four. Over all epochs the share was exact in 34 "
-        "of 40 cases.",
+        "each other, and where that happens a few images get the other answer: 2 and "
+        "53 of 10,000 in two networks of four. Over all epochs the share was exact in "
+        "34 of 40 cases.",
     )
     later = "Straka 2019 ff., the same: validation accuracy, ten sigmoid layers, %"
     ranges = {1: "17.8 to 21.7", 5: "61.5 to 91.6", 10: "78.5 to 93.9"}
@@ -799,25 +799,32 @@ def chosen(settings: Settings) -> list[str]:
     return [n for n in EXPERIMENTS if settings.preset == "full" or n not in SLOW]
 
 
-def stored_name(name: str, settings: Settings, dataset: "Dataset") -> str:
+def data_digest(dataset: "Dataset") -> str:
+    """SHA-256 of all images and labels."""
+    import numpy as np
+
+    digest = hashlib.sha256()
+    for values in (array for split in dataset for array in split):
+        digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest()
+
+
+def stored_name(name: str, settings: Settings, data: str) -> str:
     """Under which a result is kept: another name for all that could change it."""
     from importlib import metadata
 
     import jax
-    import numpy as np
 
     experiment = EXPERIMENTS[name]
-    digest = hashlib.sha256()
-    for text in (
+    depends_on = (
         repr(experiment) if isinstance(experiment, Recipe) else name,
-        f"{settings.seeds} {settings.networks}",
+        settings.seeds,
+        settings.networks,
+        data,
         metadata.version("jax"),
         jax.devices()[0].device_kind,
-    ):
-        digest.update(text.encode() + b"\0")
-    for values in (array for split in dataset for array in split):
-        digest.update(np.ascontiguousarray(values).data)
-    return f"{name}-{digest.hexdigest()[:12]}"
+    )
+    return f"{name}-{hashlib.sha256(repr(depends_on).encode()).hexdigest()[:12]}"
 
 
 def measure(
@@ -826,13 +833,14 @@ def measure(
     """Results of all experiments asked for, as far as they are not there yet."""
     from snn_jax import runs
 
+    data = data_digest(dataset)
     store = runs.Store(settings.out / "chunks")
     found: Found = {}
     with runs.held(store.folder):
         store.sweep_up()
         for name in chosen(settings):
             experiment = EXPERIMENTS[name]
-            key = stored_name(name, settings, dataset)
+            key = stored_name(name, settings, data)
             kept = store.read(key)
             if kept is not None:
                 found[name] = kept

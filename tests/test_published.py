@@ -96,7 +96,8 @@ def test_a_difference_without_a_reason_is_the_exit_code(
 
 def test_other_settings_and_data_are_kept_apart(small: mnist.Dataset) -> None:
     def name(settings: Settings, dataset: mnist.Dataset = small) -> str:
-        return published.stored_name("depth-1", settings, dataset)
+        data = published.data_digest(dataset)
+        return published.stored_name("depth-1", settings, data)
 
     shorter = small._replace(test=mnist.Split(small.test.x[1:], small.test.y[1:]))
     names = {name(Settings()), name(Settings(seeds=5)), name(Settings(), shorter)}
