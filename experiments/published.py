@@ -1,6 +1,6 @@
 """Published figures against ours, row by row.
 
-    python experiments/published.py                  about 1.5 minutes on two cores
+    python experiments/published.py                  about 2 minutes on two cores
     python experiments/published.py --preset full    about 7 minutes: all rows
 
 Every number comes from a network built and trained as its source says: its width,
@@ -24,8 +24,8 @@ The published number is widened by half a unit of its last digit, and by nothing
 source and we measure on the same 10,000 images, so what is particular about them is in
 both numbers. About one true row in fifty falls outside by chance. With few networks the
 band is wide: eight make it 3.2 standard deviations, four 5.1. The order of the images
-is part of the chance: with one order for all, bands were up to half as wide, and the
-means of two orders lay up to 0.4 % apart.
+is part of the chance: with one order for all, some bands were a third as wide, and the
+means of two orders lay up to 0.4 points apart.
 
 A row that differs and has no explanation gives the exit code 1. What is finished is
 kept in the folder, and the same command goes on from there.
