@@ -57,12 +57,22 @@ def test_a_run_on_both_sides_of_the_band() -> None:
 
 
 def test_ranges_and_yes_or_no() -> None:
-    ours = np.array([0.1, 20.0, 21.0, 99.0])  # outliers do not move the median
-    assert published.judge(row("17.8 to 21.7", "a range"), ours).agrees
-    assert not published.judge(row("20.6 to 21.7", "a range"), ours).agrees
+    few, many = np.array([20.0] * 2 + [99.0] * 6), np.array([20.0] + [99.0] * 7)
+    for sign in (1, -1):  # beyond either end
+        number = "17.8 to 21.7" if sign == 1 else "-21.7 to -17.8"
+        assert published.judge(row(number, "a range"), sign * few).agrees
+        assert not published.judge(row(number, "a range"), sign * many).agrees
     yes = np.array([True, True])
     assert published.judge(row("yes", "holds"), yes).agrees
     assert not published.judge(row("yes", "holds"), np.array([True, False])).agrees
+
+
+def test_how_many_lie_beyond_a_range(rng: np.random.Generator) -> None:
+    """Runs of one kind, simulated: 3 or more of 4 beyond the largest of 5."""
+    runs = rng.normal(size=(20_000, 9))
+    count = (runs[:, :4] > runs[:, 4:].max(axis=1, keepdims=True)).sum(axis=1)
+    # Standard error 0.0015.
+    assert abs((count >= 3).mean() - published.beyond(3, 4)) < 0.006
 
 
 def test_a_difference_without_a_reason_is_the_exit_code(
