@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float, Inexact
 
-from snn_jax.networks import Architecture, Images, Labels, Params, apply
+from snn_jax.networks import ACTIVATIONS, Architecture, Images, Labels, Params, apply
 
 
 def nll(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
@@ -58,6 +58,75 @@ def mean_nll(
 # (params, x, y, *, architecture) -> (loss, gradient), by automatic differentiation; its
 # twin by hand is backprop.value_and_grad.
 value_and_grad = jax.value_and_grad(mean_nll)
+
+
+def _errors(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, "B K"]:
+    """The logits t of the errors of K sigmoid outputs: sigmoid(t_k) = |a_k - e_k|.
+
+    Output k should be e_k, 1 for the label and 0 elsewhere. It is a_k = sigmoid(z_k),
+    so its error is sigmoid(z_k), and for the label 1 - sigmoid(z_y) = sigmoid(-z_y),
+    which this way has all its digits however small it is.
+    """
+    labels = jnp.arange(logits.shape[1])[None, :] == y[:, None]
+    return jnp.where(labels, -logits, logits)
+
+
+def cross_entropy(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
+    """Cross-entropy of K sigmoid outputs, summed over them, in nats.
+
+    Each output is taken for the probability of a yes or no of its own:
+
+        -ln a_y - sum_{k != y} ln(1 - a_k) = sum_k ln(1 + exp(t_k))
+
+    since 1 - sigmoid(t) = 1 / (1 + exp(t)), with t of ``_errors``. The derivative by
+    z_k is sigmoid(t_k) where e_k = 0, and -sigmoid(t_k) for the label: a - e, as for
+    the softmax (Nielsen 2015, "Neural Networks and Deep Learning", eq. 63 and 68).
+
+    Args:
+        logits: z; large ones do not overflow.
+        y: labels in [0, K).
+
+    Returns:
+        One loss per image, at least 0.
+
+    >>> print(cross_entropy(jnp.array([[0.0, 0.0], [1000.0, -9.0]]), jnp.array([0, 1])))
+    [   1.3862944 1009.0001   ]
+    """
+    return jax.nn.softplus(_errors(logits, y)).sum(axis=1)
+
+
+def quadratic(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
+    """Half the squared distance of K sigmoid outputs from the one-hot label.
+
+    1/2 |a - e|^2 (Nielsen 2015, eq. 6). The derivative by z_k is (a_k - e_k)
+    sigmoid'(z_k): an output that is saturated and wrong learns nothing.
+
+    Args:
+        logits: z.
+        y: labels in [0, K).
+
+    Returns:
+        One loss per image, from 0 to K / 2.
+
+    >>> quadratic(jnp.array([[0.0, 0.0], [1000.0, 0.0]]), jnp.array([0, 1]))
+    Array([0.25 , 0.625], dtype=float32)
+    """
+    sigmoid = ACTIVATIONS["sigmoid"].function
+    return (sigmoid(_errors(logits, y)) ** 2).sum(axis=1) / 2
+
+
+def mean_cross_entropy(
+    params: Params, x: Images, y: Labels, *, architecture: Architecture
+) -> Inexact[Array, ""]:
+    """``cross_entropy``, the mean of a batch; ``jax.value_and_grad`` of it trains."""
+    return cross_entropy(apply(params, x, architecture=architecture), y).mean()
+
+
+def mean_quadratic(
+    params: Params, x: Images, y: Labels, *, architecture: Architecture
+) -> Inexact[Array, ""]:
+    """``quadratic``, the mean of a batch; ``jax.value_and_grad`` of it trains."""
+    return quadratic(apply(params, x, architecture=architecture), y).mean()
 
 
 def accuracy(logits: Inexact[Array, "B K"], y: Labels) -> Float[Array, ""]:

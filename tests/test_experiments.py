@@ -7,6 +7,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import published
 import pytest
 import test_tutorial
 
@@ -29,6 +30,10 @@ TINY: dict[str, list[str]] = {
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
     "gradients": ["--scales", "0.01"],
+    "published": [
+        *("--only", "no-training", "norms-2", "norms-wrong"),
+        *("--networks", "100", "--seeds", "2"),
+    ],
     "remedies": [
         *("--only", "none", "centred orthogonal x 4", "centred orthogonal, SGD"),
         *("--seeds", "1", "--recipe-epochs", "1", "--batch-size", "100"),
@@ -37,7 +42,7 @@ TINY: dict[str, list[str]] = {
     "tutorial": [],
 }
 WITHOUT_OUT = {"gradients"}
-WITHOUT_RESULT = {"benchmark", "tutorial"}
+WITHOUT_RESULT = {"benchmark", "published", "tutorial"}
 WITHOUT_DATA = {"benchmark"}
 
 
@@ -87,6 +92,22 @@ def check_benchmark(printed: str, out: Path) -> None:
     assert (out / "figures" / "speed.svg").exists()
 
 
+def check_published(printed: str, out: Path) -> None:
+    """A verdict on every number, in a table, a page and files."""
+    assert "DIFFERS" not in printed
+    assert "6 of 6 published results, from 2 publications, agree" in printed
+    assert max(map(len, printed.splitlines()[:-1])) <= 100
+    result = runs.load(out)
+    assert list(result.verdict.values) == ["agrees"] * 6
+    # A norm that forgets a factor, such as sigmoid' = 1/4, is noticed.
+    for row, ours in zip(published.ROWS[:2], result.ours.values, strict=False):
+        assert not published.judge(row, 4 * ours).agrees
+        assert not published.judge(row, ours / 4).agrees
+    assert len((out / "published.csv").read_text().splitlines()) == 1 + 6
+    assert (out / "figures" / "published.svg").exists()
+    assert "0.0657" in (out / "report.html").read_text(encoding="utf-8")
+
+
 def check_remedies(printed: str, out: Path) -> None:
     """The cure is named, with its line; pictures, also of the depths."""
     for part in ("What makes it converge?", "Why?", "Which line to change?", "rate"):
@@ -94,13 +115,11 @@ def check_remedies(printed: str, out: Path) -> None:
     assert 'initializer="centred_orthogonal", gain=4.0' in printed
     assert max(map(len, printed.splitlines()[:-1])) <= 100
     result = runs.load(out)
-    here = result.isel(cell=(result.depth == 2).values)
-    by_name = dict(
-        zip(here.remedy.values, here.best_test_accuracy.values, strict=False)
-    )
+    accuracy = result.best_test_accuracy.isel(seed=0)
+    by_name = dict(zip(result.remedy.values, accuracy.values, strict=True))
     assert by_name["centred orthogonal x 4"] > 0.8
     figures = {file.name for file in (out / "figures").iterdir()}
-    assert {"league_2.svg", "first_steps_1.svg", "trainable_depth.svg"} < figures
+    assert figures == {"league.svg", "first_steps.svg", "recipes.svg"}
 
 
 def check_shallow(printed: str, _: Path) -> None:
@@ -115,6 +134,7 @@ CHECKS = {
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "gradients": check_gradients,
+    "published": check_published,
     "remedies": check_remedies,
     "shallow": check_shallow,
     "tutorial": test_tutorial.check,
@@ -245,6 +265,14 @@ BAD_FLAGS = [
     ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
     ("remedies", ["--depth", "0"], "--depth: expected numbers from 1 to 200"),
     ("remedies", ["--only", "prayer"], "--only: expected one of none, init scale 1"),
+    ("published", ["--seeds", "1"], "--seeds: expected at least 2, found 1"),
+    ("published", ["--networks", "99"], "--networks: expected at least 100, found 99"),
+    (
+        "published",
+        ["--only", "lecun-slow"],
+        "--only: expected all that a row needs, found lecun-slow",
+    ),
+    ("published", ["--only", "magic"], "--only: expected one of no-training, norms-2"),
 ]
 
 

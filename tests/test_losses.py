@@ -61,3 +61,38 @@ def test_all_zero_weights_pay_ln_10() -> None:
     loss, grads = losses.value_and_grad(zeros, x, y, architecture=DEEP)
     np.testing.assert_allclose(loss, np.log(10), rtol=1e-6)
     assert [leaf for leaf, grad in grads.items() if grad.any()] == ["W6"]
+
+
+def costs_by_definition(z: np.ndarray, y: int) -> tuple[float, float]:
+    """Of sigmoid outputs: cross-entropy and half the squared distance, as written."""
+    a, e = 1 / (1 + np.exp(-z)), np.eye(len(z))[y]
+    return -(e * np.log(a) + (1 - e) * np.log(1 - a)).sum(), ((a - e) ** 2).sum() / 2
+
+
+def test_costs_of_sigmoid_outputs(rng: np.random.Generator) -> None:
+    """By definition; derivatives a - e, and (a - e) a (1 - a), against autodiff."""
+    z = rng.normal(0, 3, (20, 10))
+    y = rng.integers(0, 10, 20)
+    expected = np.array([costs_by_definition(*pair) for pair in zip(z, y, strict=True)])
+    a = 1 / (1 + np.exp(-z))
+    error = a - np.eye(10)[y]
+    with jax.enable_x64(True):
+        for i, (cost, slope) in enumerate(
+            [(losses.cross_entropy, error), (losses.quadratic, error * a * (1 - a))]
+        ):
+            found = cost(jnp.asarray(z), y)
+            np.testing.assert_allclose(found, expected[:, i], rtol=1e-12)
+            gradient = jax.grad(lambda z, cost=cost: cost(z, y).sum())(jnp.asarray(z))
+            np.testing.assert_allclose(gradient, slope, rtol=1e-10)
+
+
+def test_sigmoid_outputs_far_from_the_label() -> None:
+    """Wrong by 200: a loss of 200 nats and a slope of 1 or, if quadratic, of 0."""
+    z, y = jnp.array([[200.0, -200.0]]), jnp.array([1])
+    assert losses.cross_entropy(z, y) == 400
+    assert losses.quadratic(z, y) == 1
+    slope = jax.grad(lambda z: losses.cross_entropy(z, y)[0])(z)
+    np.testing.assert_array_equal(slope, [[1, -1]])
+    assert not jax.grad(lambda z: losses.quadratic(z, y)[0])(z).any()
+    # Right by as much, and what is left has all its digits.
+    assert 0 < losses.cross_entropy(jnp.array([[-80.0, 80.0]]), y)[0] < 1e-30
