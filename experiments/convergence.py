@@ -147,7 +147,7 @@ def main(settings: Settings) -> int:
     )
     from tqdm import tqdm
 
-    from snn_jax import answer, diagnosis, figures, mnist, report, runs
+    from snn_jax import answer, diagnosis, mnist, report, runs
 
     dataset = mnist.load(settings.data)
     command_line.expect_batch_size(settings.batch_size, len(dataset.train.y))
@@ -190,23 +190,14 @@ def main(settings: Settings) -> int:
             by_depth.to_netcdf(file, engine="scipy")
     words = answer.answer(result)
     sections = page(result, by_depth, dataset, architecture, settings)
-    for section in sections:
-        if section.figure is not None:
-            path = settings.out / "figures" / f"{section.name}.svg"
-            with runs.replacing(path) as file:
-                file.write_text(figures.to_svg(section.figure), encoding="utf-8")
-    html = report.render(
+    path = report.write(
+        settings.out,
         title="Is it converging? Why? What's wrong?",
         subtitle=subtitle(result, architecture, settings),
         answer=words,
         sections=sections,
-        made_with={
-            name: str(value)
-            for name, value in {**made_with, **runs.environment()}.items()
-        },
+        settings=made_with,
     )
-    with runs.replacing(settings.out / "report.html") as file:
-        file.write_text(html, encoding="utf-8")
 
     print()
     print(command_line.as_text(answer.outcome_table(result)))
@@ -222,7 +213,7 @@ def main(settings: Settings) -> int:
         print(question)
         for paragraph in paragraphs:
             print(textwrap.fill(paragraph, 88))
-    print(f"\nRead it with pictures: {settings.out / 'report.html'}")
+    print(f"\nRead it with pictures: {path}")
     return 0
 
 

@@ -824,16 +824,6 @@ def chosen(settings: Settings) -> list[str]:
     return [n for n in EXPERIMENTS if settings.preset == "full" or n not in SLOW]
 
 
-def data_digest(dataset: "Dataset") -> str:
-    """SHA-256 of all images and labels."""
-    import numpy as np
-
-    digest = hashlib.sha256()
-    for values in (array for split in dataset for array in split):
-        digest.update(np.ascontiguousarray(values).data)
-    return digest.hexdigest()
-
-
 def stored_name(name: str, settings: Settings, data: str) -> str:
     """Under which a result is kept: another name for all that could change it."""
     from importlib import metadata
@@ -856,9 +846,9 @@ def measure(
     settings: Settings, dataset: "Dataset", report: Callable[[float], Any]
 ) -> Found:
     """Results of all experiments asked for, as far as they are not there yet."""
-    from snn_jax import runs
+    from snn_jax import mnist, runs
 
-    data = data_digest(dataset)
+    data = mnist.digest(dataset)
     store = runs.Store(settings.out / "chunks")
     found: Found = {}
     with runs.held(store.folder):
@@ -1062,7 +1052,7 @@ def main(settings: Settings) -> int:
     command_line.make_folder(settings.out)
     from tqdm import tqdm
 
-    from snn_jax import figures, mnist, report, runs
+    from snn_jax import mnist, report, runs
 
     dataset = mnist.load(settings.data)
     total = sum(work(EXPERIMENTS[name], settings.seeds) for name in chosen(settings))
@@ -1083,31 +1073,22 @@ def main(settings: Settings) -> int:
     with runs.replacing(settings.out / "published.csv") as file:
         result.drop_vars("ours").to_dataframe().to_csv(file, index=False)
     sections = page(verdicts)
-    for section in sections:
-        if section.figure is not None:
-            path = settings.out / "figures" / f"{section.name}.svg"
-            with runs.replacing(path) as file:
-                file.write_text(figures.to_svg(section.figure), encoding="utf-8")
     words = answer(verdicts)
-    html = report.render(
+    path = report.write(
+        settings.out,
         title="Published figures against ours",
         subtitle=f"{settings.seeds} trained networks a row, {settings.networks} "
         f"untrained ones, on {settings.data or 'MNIST'}.",
         answer={"Do published results come out again?": words},
         sections=sections,
-        made_with={
-            name: str(value)
-            for name, value in {**made_with, **runs.environment()}.items()
-        },
+        settings=made_with,
     )
-    with runs.replacing(settings.out / "report.html") as file:
-        file.write_text(html, encoding="utf-8")
 
     print()
     print(as_text(verdicts))
     for paragraph in [*notes(verdicts), "", *words]:
         print(textwrap.fill(paragraph, 88, subsequent_indent="  "))
-    print(f"\nRead it with pictures: {settings.out / 'report.html'}")
+    print(f"\nRead it with pictures: {path}")
     wrong = any(not (v.agrees or v.row.explained) for v in verdicts)
     return int(wrong)
 

@@ -108,7 +108,7 @@ FULL = Settings(preset="full", seeds=8, epochs=2, recipe_epochs=15)
 def main(settings: Settings) -> int:
     """Trains what is missing, writes everything, prints the table and the answer."""
     command_line.make_folder(settings.out)
-    from snn_jax import figures, mnist, networks, remedies, report, runs
+    from snn_jax import mnist, networks, remedies, report
 
     names = [r.name for r in (*remedies.SINGLE, *remedies.COMBINED)]
     for name in settings.only:
@@ -133,23 +133,14 @@ def main(settings: Settings) -> int:
 
     words = answer(by_depth)
     sections = page(by_depth, picture, settings)
-    for section in sections:
-        if section.figure is not None:
-            path = settings.out / "figures" / f"{section.name}.svg"
-            with runs.replacing(path) as file:
-                file.write_text(figures.to_svg(section.figure), encoding="utf-8")
-    html = report.render(
+    path = report.write(
+        settings.out,
         title="What makes the deep network learn?",
         subtitle=subtitle(by_depth, settings),
         answer=words,
         sections=sections,
-        made_with={
-            name: str(value)
-            for name, value in {**made_with, **runs.environment()}.items()
-        },
+        settings=made_with,
     )
-    with runs.replacing(settings.out / "report.html") as file:
-        file.write_text(html, encoding="utf-8")
 
     for depth, leagues in by_depth.items():
         for league in leagues.values():
@@ -167,7 +158,7 @@ def main(settings: Settings) -> int:
         print(question)
         for paragraph in paragraphs:
             print(textwrap.fill(paragraph, 88))
-    print(f"\nRead it with pictures: {settings.out / 'report.html'}")
+    print(f"\nRead it with pictures: {path}")
     return 0
 
 
@@ -349,7 +340,7 @@ def overview(league: "xr.Dataset") -> list[list[str]]:
         here = league.isel(cell=(league.remedy == name).values)
         accuracy = median_accuracy(here)
         by_start = dict(zip(here.start.values.tolist(), accuracy, strict=True))
-        cells = [percent(by_start[s]) if s in by_start else "" for s in starts]
+        cells = [percent(by_start[s]) if s in by_start else "-" for s in starts]
         rows.append([name, *cells, str(here.line.values[0])])
     return rows
 
@@ -630,7 +621,8 @@ def page(
                     f"The league table{deep}",
                     text=[
                         f"Median test accuracy of {seeds} seeds, from small, usual and "
-                        "saturating weights, or from the remedy's own."
+                        "saturating weights (init scale 0.1, LeCun, init scale 3), "
+                        "or from the remedy's own."
                     ],
                     table=overview(league),
                 ),

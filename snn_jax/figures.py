@@ -472,12 +472,12 @@ def recipes(result: xr.Dataset) -> Figure:
         axes = figure.subplots()
         colors = mpl.colormaps["Dark2"]
         for i in range(best.sizes["cell"]):
-            curve = 100 * best.isel(cell=i).valid_accuracy
+            curve = 100 * best.isel(cell=i, part=slice(1, None)).valid_accuracy
             low, middle, high = curve.quantile([0.1, 0.5, 0.9], dim="seed")
             name = str(best.remedy.values[i])
-            axes.plot(best.epoch, middle, color=colors(i), linewidth=1.5, label=name)
+            axes.plot(curve.epoch, middle, color=colors(i), linewidth=1.5, label=name)
             axes.fill_between(
-                best.epoch, low, high, color=colors(i), alpha=0.15, linewidth=0
+                curve.epoch, low, high, color=colors(i), alpha=0.15, linewidth=0
             )
         top = 100 * float(best.valid_accuracy.max())
         axes.set_ylim(top - 10, top + 0.5)

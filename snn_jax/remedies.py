@@ -208,9 +208,9 @@ def _init(name: str, init: Init, line: str) -> Remedy:
     return Remedy(name, INIT, f"networks.init(.., {line})", init)
 
 
-def _units(name: str, activation: str, init: Init | None = None) -> Remedy:
+def _units(name: str, activation: str) -> Remedy:
     line = f'activation="{activation}"'
-    return Remedy(name, "units", line, init, {"activation": activation})
+    return Remedy(name, "units", line, changes={"activation": activation})
 
 
 def _step(
@@ -247,7 +247,13 @@ SINGLE: tuple[Remedy, ...] = (
     _units("tanh", "tanh"),
     _units("sigmoid less 1/2", "centred_sigmoid"),
     _units("LeCun's tanh", "scaled_tanh"),
-    _units("ReLU and He", "relu", init=drawn("he", 1.0)),
+    Remedy(
+        "ReLU and He",
+        "units",
+        'activation="relu", initializer="he"',
+        drawn("he", 1.0),
+        {"activation": "relu"},
+    ),
     _step("rates from 3 up", optax.sgd, LARGE_RATES, "optax.sgd(30.0)"),
     _step("momentum", momentum, (0.003, 0.01, 0.03, 0.1, 0.3), "remedies.momentum"),
     _step("Adam", optax.adam, ADAPTIVE_RATES, "optax.adam"),
@@ -263,7 +269,7 @@ SINGLE: tuple[Remedy, ...] = (
     _layers("batch norm", biases=True, normalization="batch"),
     _layers("layer norm", biases=True, normalization="layer"),
     _layers("residual", residual=True),
-    _layers("wide layers", width=100),
+    Remedy("wide layers", "layers", "sizes=(784, 100, .., 10)", None, {"width": 100}),
     *(
         Remedy(
             f"{inputs} pixels", "procedure", f'prepared(.., "{inputs}")', inputs=inputs

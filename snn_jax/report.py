@@ -2,12 +2,13 @@
 
 import re
 from collections.abc import Mapping, Sequence
-from typing import NamedTuple
+from pathlib import Path
+from typing import Any, NamedTuple
 
 import jinja2
 from matplotlib.figure import Figure
 
-from snn_jax import figures
+from snn_jax import figures, runs
 
 
 class Section(NamedTuple):
@@ -81,3 +82,41 @@ def render(
         sections=drawn,
         made_with=made_with,
     )
+
+
+def write(
+    folder: Path,
+    title: str,
+    subtitle: str,
+    answer: Mapping[str, Sequence[str]],
+    sections: Sequence[Section],
+    settings: Mapping[str, Any],
+) -> Path:
+    """Puts the page and its figures, each as an SVG of its own, into a run's folder.
+
+    Args:
+        folder: of the run; ``report.html`` and ``figures/*.svg`` in it are replaced.
+        title: as for ``render``, like what follows.
+        subtitle: a line on what was run.
+        answer: questions and their answers.
+        sections: the rest of the page.
+        settings: what was asked for; versions and device are added.
+
+    Returns:
+        Where the page is.
+
+    Raises:
+        OSError: with the path and the reason.
+    """
+    for section in sections:
+        if section.figure is not None:
+            path = folder / "figures" / f"{section.name}.svg"
+            with runs.replacing(path) as file:
+                file.write_text(figures.to_svg(section.figure), encoding="utf-8")
+    made_with = {**settings, **runs.environment()}
+    words = {name: str(value) for name, value in made_with.items()}
+    page = folder / "report.html"
+    with runs.replacing(page) as file:
+        html = render(title, subtitle, answer, sections, words)
+        file.write_text(html, encoding="utf-8")
+    return page

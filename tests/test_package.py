@@ -40,7 +40,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         "diagnosis",
     },
     "figures": set(),
-    "report": {"figures"},
+    "report": {"figures", "runs"},
 }
 
 

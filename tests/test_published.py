@@ -106,7 +106,7 @@ def test_a_difference_without_a_reason_is_the_exit_code(
 
 def test_other_settings_and_data_are_kept_apart(small: mnist.Dataset) -> None:
     def name(settings: Settings, dataset: mnist.Dataset = small) -> str:
-        data = published.data_digest(dataset)
+        data = mnist.digest(dataset)
         return published.stored_name("depth-1", settings, data)
 
     shorter = small._replace(test=mnist.Split(small.test.x[1:], small.test.y[1:]))
