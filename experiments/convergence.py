@@ -66,7 +66,9 @@ class Settings:
     """Hidden layers."""
     width: int = 10
     """Units in each of them."""
-    activation: Literal["sigmoid", "tanh", "relu", "identity"] = "sigmoid"
+    activation: Literal[
+        "sigmoid", "tanh", "relu", "identity", "centred_sigmoid", "scaled_tanh"
+    ] = "sigmoid"
     """Of the hidden units."""
     biases: bool = False
     """Whether layers have biases, starting at 0."""
