@@ -1204,4 +1204,5 @@ for five_or_twenty in (cured_history.valid.accuracy, accuracies["centred orthogo
 #   propagation* (2017). How deep a signal can reach, by mean field theory.
 #
 # In this package, read `snn_jax/shallow.py`, then `backprop.py` and `training.py`. For
-# the full study of the deep network run `python experiments/convergence.py`.
+# the full study of the deep network run `python experiments/convergence.py`, and for
+# 28 cures side by side `python experiments/remedies.py`.
