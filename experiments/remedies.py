@@ -422,6 +422,14 @@ def best_first(league: "xr.Dataset") -> list[str]:
     return [f"{league.remedy.values[i]} ({percent(accuracy[i])})" for i in order]
 
 
+def between(values: "xr.DataArray") -> str:
+    """From the smallest to the largest, or the one that there is."""
+    from snn_jax.answer import number
+
+    ends = [number(values.min()), number(values.max())]
+    return " to ".join(dict.fromkeys(ends))
+
+
 def joined(words: list[str]) -> str:
     """A list as one says it."""
     if not words:
@@ -441,9 +449,14 @@ def answer(by_depth: "dict[int, dict[str, xr.Dataset]]") -> dict[str, list[str]]
         title = "And the best together?"
         words[title] = [best_recipes(leagues["together"])]
     if len(by_depth) > 1:
+        words = {
+            f"{question} ({depth} hidden layers)": paragraphs
+            for question, paragraphs in words.items()
+        }
         words["How deep?"] = [
             f"With {depth} hidden layers: "
             + best_line(next(iter(leagues.values())), depth)
+            + (" " + best_recipes(leagues["together"]) if "together" in leagues else "")
             for depth, leagues in by_depth.items()
         ]
     return words
@@ -508,15 +521,12 @@ def why(league: "xr.Dataset") -> list[str]:
             rest = cured.isel(cell=(cured.kind != "step").values)
             sentence = (
                 "Every cure moves it: the remedies above "
-                f"{percent(CURED)} by {number(cured.first_change.min())} to "
-                f"{number(cured.first_change.max())} of its weights."
+                f"{percent(CURED)} by {between(cured.first_change)} of its weights."
             )
             if rest.sizes["cell"]:
                 sentence += (
                     f" {joined(rest.remedy.values.tolist())}: the gradient itself "
-                    "arrives, first over last layer "
-                    f"{number(rest.gradient_ratio.min())} to "
-                    f"{number(rest.gradient_ratio.max())}."
+                    f"arrives, first over last layer {between(rest.gradient_ratio)}."
                 )
             if step.sizes["cell"]:
                 sentence += (
