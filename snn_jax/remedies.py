@@ -280,22 +280,22 @@ SINGLE: tuple[Remedy, ...] = (
 )
 
 # In all of these the learning rate falls to 0 on a straight line.
-CENTRED = drawn("centred_orthogonal", 4.0)
+_CENTRED = drawn("centred_orthogonal", 4.0)
 UNCHANGED = "together, 10 sigmoid units a layer, no biases"
 CHANGED = "together, other units or layers"
 COMBINED: tuple[Remedy, ...] = (
     Remedy(
         "centred orthogonal, SGD", UNCHANGED, "optax.sgd",
-        CENTRED, decay=True, learning_rates=(0.1, 0.2, 0.3, 0.5, 1.0),
+        _CENTRED, decay=True, learning_rates=(0.1, 0.2, 0.3, 0.5, 1.0),
     ),
     Remedy(
         "centred orthogonal, momentum", UNCHANGED, "remedies.momentum",
-        CENTRED, optimizer=momentum, decay=True,
+        _CENTRED, optimizer=momentum, decay=True,
         learning_rates=(0.01, 0.02, 0.03, 0.05, 0.1),
     ),
     Remedy(
         "centred orthogonal, Adam", UNCHANGED, "optax.adam",
-        CENTRED, optimizer=optax.adam, decay=True,
+        _CENTRED, optimizer=optax.adam, decay=True,
         learning_rates=(0.001, 0.002, 0.004, 0.006, 0.01),
     ),
     Remedy(

@@ -6,7 +6,8 @@ not broadcast silently, and a random key that is used twice raises.
 
 import os
 
-# Compiled in less than half the time: most of what the suite takes is compiling.
+# Compiled in less than half the time, scripts too: most of what the suite takes is
+# compiling.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
 # Two devices, as on a machine with two cores, so that networks are split over them.
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
@@ -19,9 +20,6 @@ from jaxtyping import install_import_hook
 install_import_hook("snn_jax", "beartype.beartype")
 
 from snn_jax import mnist  # noqa: E402
-
-jax.devices()  # has read the flags; scripts are tested as users run them, without
-del os.environ["XLA_FLAGS"]
 
 for setting, value in (
     ("jax_numpy_rank_promotion", "raise"),

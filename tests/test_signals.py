@@ -193,5 +193,5 @@ def test_solving_as_numpy_does(size: int, rng: np.random.Generator) -> None:
     A += 1e-8 * np.trace(A) / size * np.eye(size)
     B = rng.normal(size=(size, 10))
     with jax.enable_x64(True):
-        found = signals._solve(jnp.asarray(A), jnp.asarray(B))
+        found = np.asarray(signals._solve(jnp.asarray(A), jnp.asarray(B)))
     np.testing.assert_allclose(A @ found, B, atol=1e-9)
