@@ -157,13 +157,14 @@ def _parse(settings: type[SettingsT], doc: str, default: SettingsT | None) -> Se
             return parsed
     except SystemExit as stop:
         if stop.code:
-            lines = [line.strip("\u2502\u2500\u256d\u256e\u256f\u2570 \n")
-                     for line in said.getvalue().splitlines()]  # fmt: skip
-            words = (
-                " ".join(filter(None, lines[1:]))
-                .split("Argument helptext")[0]
-                .split("For full")[0]
-            )
+            # Without the title and the box that tyro draws, which is of Unicode or,
+            # where that is not to be had, of ASCII.
+            lines = [
+                line.strip("\u2502\u2500\u256d\u256e\u256f\u2570| \n")
+                for line in said.getvalue().splitlines()[1:]
+            ]
+            text = " ".join(line for line in lines if line.strip("-+ "))
+            words = text.split("Argument helptext")[0].split("For full")[0]
             print(f"error: {words.strip()} (see --help)", file=sys.stderr)
         raise
 

@@ -1,5 +1,6 @@
 """Every script runs at a tiny size; bad flags and bad data get one line and code 2."""
 
+import importlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import _command_line
 import published
 import pytest
 import test_tutorial
@@ -276,12 +278,35 @@ BAD_FLAGS = [
 ]
 
 
+def complaint(
+    script: str,
+    flags: list[str],
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> list[str]:
+    """What a script prints to stderr before it leaves with code 2, in this process."""
+    module = importlib.import_module(script)
+    presets = None
+    if hasattr(module, "QUICK"):
+        presets = {"quick": module.QUICK, "full": module.FULL}
+    monkeypatch.setattr(sys, "argv", [f"{script}.py", *flags])
+    with pytest.raises(SystemExit) as stop:
+        _command_line.run(module.main, module.Settings, module.__doc__ or "", presets)
+    assert stop.value.code == 2
+    return [line for line in capsys.readouterr().err.splitlines() if line]
+
+
 @pytest.mark.parametrize(("script", "flags", "message"), BAD_FLAGS)
-def test_bad_flags(script: str, flags: list[str], message: str, tmp_path: Path) -> None:
+def test_bad_flags(
+    script: str,
+    flags: list[str],
+    message: str,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
     out = [] if script in WITHOUT_OUT else ["--out", str(tmp_path / "run")]
-    done = run(script, *flags, *out)
-    assert done.returncode == 2
-    errors = [line for line in done.stderr.splitlines() if line]
+    errors = complaint(script, [*flags, *out], monkeypatch, capsys)
     assert errors[-1].startswith(f"error: {message}")
     assert len(errors) == 1
 
