@@ -380,6 +380,11 @@ def _stages(
         for layers in range(1, architecture.num_layers - 1):
             sizes = (*architecture.sizes[: layers + 1], architecture.sizes[-1])
             stages.append((replace(architecture, sizes=sizes), 1))
+    if num_parts <= len(stages):
+        raise ValueError(
+            f"parts: expected at least {len(stages) + 1}, one for each layer that is "
+            f"added, found {num_parts}"
+        )
     return [*stages, (architecture, num_parts - len(stages))]
 
 
@@ -487,6 +492,9 @@ def race(
         batch_size: B.
         parts_per_epoch: networks are looked at after each part.
         report: called with the number of (network, part) pairs just finished.
+
+    Raises:
+        ValueError: fewer parts than layers to be trained one by one.
 
     Returns:
         Arrays (cell, rate, seed, ..): ``valid_loss`` and ``valid_accuracy`` (.., part),

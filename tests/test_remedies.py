@@ -143,6 +143,8 @@ def test_a_network_grows_layer_by_layer() -> None:
     stages = remedies._stages(remedy, DEEP, 20)
     assert [len(net.sizes) - 2 for net, _ in stages] == [1, 2, 3, 4, 5]
     assert sum(parts for _, parts in stages) == 20  # no more images than the others
+    with pytest.raises(ValueError, match="parts: expected at least 5, one for each"):
+        remedies._stages(remedy, DEEP, 4)
     fresh = {name: np.asarray(leaf) for name, leaf in networks.init(KEY, DEEP).items()}
     first = remedies._grown({}, fresh, 2)
     assert set(first) == {"W1", "W2"}
