@@ -12,7 +12,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
+import textwrap
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Annotated, Any, Protocol, TypeVar
 
@@ -122,6 +123,15 @@ def as_text(table: list[list[str]], *, first_column_left: bool = False) -> str:
             lines.append("")
         lines.append("  ".join(cells))
     return "\n".join(lines)
+
+
+def tell(answer: Mapping[str, Sequence[str]], page: Path) -> None:
+    """Prints the questions with their answers, and where the page is."""
+    for question, paragraphs in answer.items():
+        print(f"\n{question}")
+        for paragraph in paragraphs:
+            print(textwrap.fill(paragraph, 88))
+    print(f"\nRead it with pictures: {page}")
 
 
 def commit() -> str:

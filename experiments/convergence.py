@@ -12,7 +12,6 @@ given again.
 """
 
 import re
-import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -210,12 +209,7 @@ def main(settings: Settings) -> int:
         f"images pays {result.plateau_loss:.3f} nats, the class-prior plateau; label "
         "information is what a\nnetwork pays less."
     )
-    for question, paragraphs in words.items():
-        print()
-        print(question)
-        for paragraph in paragraphs:
-            print(textwrap.fill(paragraph, 88))
-    print(f"\nRead it with pictures: {path}")
+    command_line.tell(words, path)
     return 0
 
 

@@ -13,7 +13,6 @@ goes on where it was when the same command is given again.
 """
 
 import hashlib
-import textwrap
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
@@ -153,12 +152,7 @@ def main(settings: Settings) -> int:
         "the network knows 0.02 nats of the labels. Cost: arithmetic\nof a training "
         "step, plain SGD being 1."
     )
-    for question, paragraphs in words.items():
-        print()
-        print(question)
-        for paragraph in paragraphs:
-            print(textwrap.fill(paragraph, 88))
-    print(f"\nRead it with pictures: {path}")
+    command_line.tell(words, path)
     return 0
 
 
