@@ -1,7 +1,7 @@
 """Published figures against ours, row by row.
 
-    python experiments/published.py                  about 2 minutes on two cores
-    python experiments/published.py --preset full    about 7 minutes: all rows
+    python experiments/published.py                  about 1.5 minutes on two cores
+    python experiments/published.py --preset full    about six minutes: all rows
 
 Every number comes from a network built and trained as its source says: its width,
 cost, regularization, optimizer and training set. Rows name author, year and place; a
