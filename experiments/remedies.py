@@ -234,7 +234,17 @@ def race_all(
                 **runs.surroundings(dataset),
             }
             folder = settings.out / "chunks" / f"depth-{depth}-{title}"
-            arrays = runs.finish(folder, mine, jobs, restart=settings.restart)
+            parts_of = {
+                name: per_cell * len(cells)
+                for name, cells in zip(jobs, together, strict=True)
+            }
+            arrays = runs.finish(
+                folder,
+                mine,
+                jobs,
+                restart=settings.restart,
+                kept=lambda name, parts=parts_of, bar=bar: bar.update(parts[name]),
+            )
         found[title] = remedies.league(
             list(zip(together, arrays.values(), strict=True)),
             dataset,
@@ -289,7 +299,13 @@ def draw_depths(settings: Settings, dataset: "Dataset") -> "dict[str, xr.Dataset
                 **runs.surroundings(dataset),
             }
             folder = settings.out / "chunks" / f"picture-{activation}"
-            arrays = runs.finish(folder, mine, jobs, restart=settings.restart)
+            arrays = runs.finish(
+                folder,
+                mine,
+                jobs,
+                restart=settings.restart,
+                kept=lambda _: bar.update(total // len(depths) // len(PICTURE)),
+            )
             found[activation] = remedies.trainable_depth(
                 {depth: arrays[f"depth-{depth}"] for depth in depths},
                 activation=activation,
@@ -579,7 +595,8 @@ def best_recipes(league: "xr.Dataset") -> str:
         seeds = one.best_test_accuracy
         sentences.append(
             f"{str(kind).removeprefix('together, ').capitalize()}: "
-            f"{one.remedy.values}, {percent(seeds.median())} after {epochs} epochs "
+            f"{one.remedy.values}, {percent(seeds.median())} after {epochs} "
+            f"{'epoch' if epochs == 1 else 'epochs'} "
             f"(from {percent(seeds.min())} to {percent(seeds.max())}), at learning "
             f"rate {float(one.best_learning_rate):g}."
         )

@@ -453,6 +453,7 @@ def finish(
     jobs: Mapping[str, Callable[[], Chunk]],
     *,
     restart: bool = False,
+    kept: Callable[[str], Any] = lambda _: None,
 ) -> dict[str, Chunk]:
     """Does those of several jobs that a folder lacks, and gives the results of all.
 
@@ -464,6 +465,7 @@ def finish(
         mine: what they depend on, in words, by name.
         jobs: what to call, by name.
         restart: removes what other settings left there, instead of refusing.
+        kept: called with the name of each job whose results are there already.
 
     Raises:
         RunError: the folder belongs to other settings or to another process.
@@ -486,6 +488,8 @@ def finish(
             if arrays is None:
                 arrays = job()
                 store.write(name, arrays)
+            else:
+                kept(name)
             found[name] = arrays
     return found
 
