@@ -179,6 +179,11 @@ def chosen(settings: Settings, depth: int) -> "dict[str, list[Remedy]]":
     return {title: found for title, found in lists.items() if found}
 
 
+def count(report: Callable[[int], Any], sizes: dict[str, int], name: str) -> None:
+    """Reports work that was found done."""
+    report(sizes[name])
+
+
 def fingerprint(tried: "list[Remedy]") -> str:
     """Of what the remedies are, so that others are not taken for them."""
     what = repr([(r.name, r.line, r.learning_rates) for r in tried])
@@ -243,7 +248,7 @@ def race_all(
                 mine,
                 jobs,
                 restart=settings.restart,
-                kept=lambda name, parts=parts_of, bar=bar: bar.update(parts[name]),
+                kept=partial(count, bar.update, parts_of),
             )
         found[title] = remedies.league(
             list(zip(together, arrays.values(), strict=True)),
