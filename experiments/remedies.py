@@ -113,6 +113,13 @@ def main(settings: Settings) -> int:
     for name in settings.only:
         wanted = f"one of {', '.join(names)}"
         command_line.expect(name in names, "--only", wanted, name)
+    for depth in settings.depth:
+        command_line.expect(
+            bool(chosen(settings, depth)),
+            "--only",
+            f"a remedy for {depth} layers that --recipe-epochs does not leave out",
+            " ".join(settings.only),
+        )
     dataset = mnist.load(settings.data)
     most = len(dataset.train.y) // PARTS
     command_line.expect(
@@ -147,7 +154,7 @@ def main(settings: Settings) -> int:
             rows = table(league)
             print(command_line.as_text(rows, first_column_left=True))
     print(
-        f"\nTest accuracy: median, lowest and highest of {settings.seeds} seeds, at "
+        f"\nTest accuracy: median, lowest and highest of the seeds, {settings.seeds}, at "
         "the learning rate that is best on the\nvalidation set. Leaves: epochs until "
         "the network knows 0.02 nats of the labels. Cost: arithmetic\nof a training "
         "step, plain SGD being 1."
@@ -169,7 +176,7 @@ def chosen(settings: Settings, depth: int) -> "dict[str, list[Remedy]]":
     lists = {"alone": list(remedies.SINGLE)}
     if settings.recipe_epochs:
         lists["together"] = list(remedies.COMBINED)
-    if depth > DEEPEST_FOR_ALL or settings.preset == "quick":
+    if depth > DEEPEST_FOR_ALL or (settings.preset == "quick" and not settings.only):
         lists["alone"] = [
             r for r in lists["alone"] if not r.layerwise and "width" not in r.changes
         ]

@@ -266,6 +266,11 @@ BAD_FLAGS = [
     ),
     ("gradients", ["--batch-size", "0"], "--batch-size: expected a whole number"),
     ("remedies", ["--depth", "0"], "--depth: expected numbers from 1 to 200"),
+    (
+        "remedies",
+        ["--only", "tanh, Adam", "--recipe-epochs", "0"],
+        "--only: expected a remedy for 5 layers that --recipe-epochs does not leave",
+    ),
     ("remedies", ["--only", "prayer"], "--only: expected one of none, init scale 1"),
     ("published", ["--seeds", "1"], "--seeds: expected at least 2, found 1"),
     ("published", ["--networks", "99"], "--networks: expected at least 100, found 99"),
