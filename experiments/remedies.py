@@ -154,10 +154,10 @@ def main(settings: Settings) -> int:
             rows = table(league)
             print(command_line.as_text(rows, first_column_left=True))
     print(
-        f"\nTest accuracy: median, lowest and highest of the seeds, {settings.seeds}, at "
-        "the learning rate that is best on the\nvalidation set. Leaves: epochs until "
-        "the network knows 0.02 nats of the labels. Cost: arithmetic\nof a training "
-        "step, plain SGD being 1."
+        "\nTest accuracy: median, lowest and highest of the seeds, at the learning rate "
+        "that is best on the\nvalidation set. Leaves: epochs until the network knows "
+        "0.02 nats of the labels. Cost: arithmetic\nof a training step, plain SGD "
+        "being 1."
     )
     command_line.tell(words, path)
     return 0
