@@ -475,11 +475,18 @@ def recipes(result: xr.Dataset) -> Figure:
             curve = 100 * best.isel(cell=i, part=slice(1, None)).valid_accuracy
             low, middle, high = curve.quantile([0.1, 0.5, 0.9], dim="seed")
             name = str(best.remedy.values[i])
-            axes.plot(curve.epoch, middle, color=colors(i), linewidth=1.5, label=name)
+            axes.plot(
+                curve.epoch,
+                middle,
+                color=colors(i),
+                linewidth=1.5,
+                label=name,
+                marker="o" if curve.sizes["part"] == 1 else None,
+            )
             axes.fill_between(
                 curve.epoch, low, high, color=colors(i), alpha=0.15, linewidth=0
             )
-        top = 100 * float(best.valid_accuracy.max())
+        top = 100 * float(best.valid_accuracy.fillna(0).max())
         axes.set_ylim(top - 10, top + 0.5)
         axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set_xlabel("epoch")
@@ -497,8 +504,8 @@ def trainable_depth(pictures: Mapping[str, xr.Dataset]) -> Figure:
         pictures: by activation, as from ``remedies.trainable_depth``.
 
     Returns:
-        The white line is the depth scale of mean field theory, the dotted one six times
-        it.
+        The white line is the depth scale of mean field theory, the dotted one, below
+        criticality, six times it.
     """
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 0.8 + 2.6 * len(pictures)))
@@ -519,7 +526,12 @@ def trainable_depth(pictures: Mapping[str, xr.Dataset]) -> Figure:
                 line = np.interp(wanted, depths, rows)
                 line += slope * np.minimum(wanted - depths[0], 0)
                 line += slope * np.maximum(wanted - depths[-1], 0)
-                axes.plot(places, line, style, color="white", marker="o", markersize=3)
+                # Six times it says something below criticality alone.
+                shown = places <= (one.depth_scale.argmax() if factor > 1 else np.inf)
+                axes.plot(
+                    places[shown], line[shown], style,
+                    color="white", marker="o", markersize=3,
+                )  # fmt: skip
             axes.set_xticks(places, [f"{s:g}" for s in one.sigma_w.values])
             axes.set_yticks(rows, [f"{d:g}" for d in one.depth.values])
             axes.set_ylim(-0.5, rows[-1] + 0.5)

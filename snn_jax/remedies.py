@@ -92,7 +92,7 @@ def matched(sigma_w: float) -> Init:
 
 
 def critical(key: Key[Array, ""], architecture: Architecture, x: Images) -> Params:
-    """``matched`` at chi_1 = 1, where mean field theory has gradients keep their size.
+    """``matched`` at chi_1 = 1, where gradients keep their size in mean field theory.
 
     Schoenholz et al. 2017, "Deep information propagation".
 
@@ -168,7 +168,7 @@ class Remedy:
         init: initial weights; by default all of ``STARTS`` are tried.
         changes: of the architecture, by field; "width" sets all hidden layers.
         optimizer: makes an optax transformation from a learning rate.
-        learning_rates: at least five, to choose from.
+        learning_rates: to choose from, as many for all remedies of a league.
         inputs: "raw", "centred" (each pixel's mean subtracted) or "standardized" (and
             divided by its standard deviation).
         layerwise: trains one hidden layer, then puts a second on top and trains, and so
@@ -500,7 +500,8 @@ def race(
         Arrays (cell, rate, seed, ..): ``valid_loss`` and ``valid_accuracy`` (.., part),
         from 0, the initial network, on; ``test_loss``, ``test_accuracy``; before the
         first step ``gradient_ratio`` (first over last layer's gradient rms),
-        ``saturation`` of all hidden layers and ``spread`` over images of the top one;
+        ``saturation`` of all hidden layers and ``spread`` over images of the top one
+        (where layers are added one by one, all three of the first network);
         ``first_change``, |W_1 after - before| / |W_1| of the first part.
     """
     remedy = together[0].remedy

@@ -203,7 +203,7 @@ def run_epoch(
         value_and_grad: by default ``losses.value_and_grad``; or
             ``backprop.value_and_grad``, the same by hand.
         part: the part to run, from 0. The parts of an epoch, with one key and one after
-            the other, are the epoch.
+            the other, are the epoch, but for steps left over.
         num_parts: that the epoch is cut into.
     """
     x, y = jnp.asarray(train.x), jnp.asarray(train.y)
