@@ -527,7 +527,8 @@ def trainable_depth(pictures: Mapping[str, xr.Dataset]) -> Figure:
                 line += slope * np.minimum(wanted - depths[0], 0)
                 line += slope * np.maximum(wanted - depths[-1], 0)
                 # Six times it says something below criticality alone.
-                shown = places <= (one.depth_scale.argmax() if factor > 1 else np.inf)
+                peak = int(one.depth_scale.values.argmax())
+                shown = places <= (peak if factor > 1 else places[-1])
                 axes.plot(
                     places[shown], line[shown], style,
                     color="white", marker="o", markersize=3,

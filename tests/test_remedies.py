@@ -8,7 +8,7 @@ import numpy as np
 import optax
 import pytest
 
-from snn_jax import losses, meanfield, mnist, networks, remedies, training
+from snn_jax import figures, losses, meanfield, mnist, networks, remedies, training
 from snn_jax.networks import DEEP, Architecture
 from snn_jax.remedies import COMBINED, SINGLE, Cell, Remedy
 
@@ -191,3 +191,17 @@ def test_the_rate_is_chosen_on_the_validation_set(small: mnist.Dataset) -> None:
     np.testing.assert_allclose(league.best_test_accuracy[0], [0.5, 0.6, 0.7])
     np.testing.assert_allclose(league.epochs_to_leave[0], [0.5, 1.0, np.inf])
     assert league.attrs["first_images"] == 160
+
+
+def test_the_picture_of_trainable_depth() -> None:
+    """Accuracy at the best rate; six depth scales are drawn below criticality alone."""
+    valid = np.array([[[[0.1]], [[0.9]]]] * 3)  # (sigma_w, rate, seed, part)
+    test = np.array([[[0.2], [0.8]]] * 3)
+    chunk = {"valid_accuracy": valid, "test_accuracy": test}
+    picture = remedies.trainable_depth(
+        {1: chunk, 5: chunk}, activation="sigmoid", sigma_ws=(4.0, 10.0, 20.0)
+    )
+    np.testing.assert_allclose(picture.test_accuracy, 0.8)
+    assert int(picture.depth_scale.argmax("sigma_w")) == 1  # near 10.15
+    (axes, _) = figures.trainable_depth({"sigmoid": picture}).axes
+    assert [len(line.get_xdata()) for line in axes.lines] == [3, 2]
