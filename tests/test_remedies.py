@@ -204,4 +204,4 @@ def test_the_picture_of_trainable_depth() -> None:
     np.testing.assert_allclose(picture.test_accuracy, 0.8)
     assert int(picture.depth_scale.argmax("sigma_w")) == 1  # near 10.15
     (axes, _) = figures.trainable_depth({"sigmoid": picture}).axes
-    assert [len(line.get_xdata()) for line in axes.lines] == [3, 2]
+    assert [np.size(line.get_xdata()) for line in axes.lines] == [3, 2]
