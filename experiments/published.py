@@ -849,25 +849,23 @@ def measure(
     from snn_jax import mnist, runs
 
     data = mnist.digest(dataset)
-    store = runs.Store(settings.out / "chunks")
-    found: Found = {}
-    with runs.held(store.folder):
-        store.sweep_up()
-        for name in chosen(settings):
-            experiment = EXPERIMENTS[name]
-            key = stored_name(name, settings, data)
-            kept = store.read(key)
-            if kept is not None:
-                found[name] = kept
-                report(work(experiment, settings.seeds))
-            elif isinstance(experiment, Recipe):
-                found[name] = train(experiment, dataset, settings.seeds, report)
-                store.write(key, found[name])
-            else:
-                found[name] = experiment(settings, dataset)
-                store.write(key, found[name])
-                report(work(experiment, settings.seeds))
-    return found
+
+    def done(name: str) -> "Chunk":
+        experiment = EXPERIMENTS[name]
+        if isinstance(experiment, Recipe):
+            return train(experiment, dataset, settings.seeds, report)
+        found = experiment(settings, dataset)
+        report(work(experiment, settings.seeds))
+        return found
+
+    names = {stored_name(name, settings, data): name for name in chosen(settings)}
+    found = runs.finish(
+        settings.out / "chunks",
+        {},  # results of other settings may stay: their names tell them apart
+        {key: partial(done, name) for key, name in names.items()},
+        kept=lambda key: report(work(EXPERIMENTS[names[key]], settings.seeds)),
+    )
+    return {name: found[key] for key, name in names.items()}
 
 
 def digits(published: str, value: float) -> str:

@@ -14,11 +14,11 @@ goes on where it was when the same command is given again.
 
 import hashlib
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import _command_line as command_line
 
@@ -27,7 +27,7 @@ if TYPE_CHECKING:
 
     from snn_jax.mnist import Dataset
     from snn_jax.networks import Architecture
-    from snn_jax.remedies import Remedy
+    from snn_jax.remedies import Cell, Remedy
     from snn_jax.report import Section
     from snn_jax.sweep import Chunk
 
@@ -45,8 +45,8 @@ NO_BETTER = 0.005
 STANDS_STILL = 1e-3
 # Remedies whose step does not depend on how large the gradient is.
 SIZELESS = ["Adam", "normalized gradient", "LARS", "Muon"]
-# An epoch of the league is cut into so many parts, and networks are looked at after
-# each; one of the combinations into none.
+# An epoch of a remedy alone is cut into so many parts, and networks are looked at after
+# each; those together are looked at after whole epochs.
 PARTS = 10
 
 START_WORDS = {
@@ -194,12 +194,7 @@ def chosen(settings: Settings, depth: int) -> "dict[str, list[Remedy]]":
     return {title: found for title, found in lists.items() if found}
 
 
-def count(report: Callable[[int], Any], sizes: dict[str, int], name: str) -> None:
-    """Reports work that was found done."""
-    report(sizes[name])
-
-
-def fingerprint(tried: "list[Remedy]") -> str:
+def fingerprint(tried: "Iterable[Remedy]") -> str:
     """Of the remedies and the code they are made of: old numbers are not theirs."""
     from snn_jax import networks, remedies
 
@@ -208,62 +203,100 @@ def fingerprint(tried: "list[Remedy]") -> str:
     return hashlib.sha256(what.encode()).hexdigest()[:16]
 
 
-def race_all(
-    settings: Settings, dataset: "Dataset", base: "Architecture"
-) -> "dict[str, xr.Dataset]":
-    """The league tables of a depth: of remedies alone and of those together."""
+class Race(NamedTuple):
+    """A network and the cells of remedies that can be tried on it together."""
+
+    base: "Architecture"
+    cells: "list[Cell]"
+
+
+def finished(
+    settings: Settings,
+    dataset: "Dataset",
+    name: str,
+    races: dict[str, Race],
+    *,
+    seeds: int,
+    epochs: int,
+    parts: int = 1,
+) -> "dict[str, Chunk]":
+    """Results of races, by name, computed as far as they are not in the folder yet.
+
+    Args:
+        settings: of the script.
+        dataset: raw.
+        name: of the folder, and beside the progress bar.
+        races: by name.
+        seeds: networks for each cell and learning rate.
+        epochs: of every network.
+        parts: that each is cut into.
+    """
     import jax
     from tqdm import tqdm
 
     from snn_jax import remedies, runs
 
+    work = {
+        race: sum(len(cell.remedy.learning_rates) for cell in cells)
+        * seeds
+        * epochs
+        * parts
+        for race, (_, cells) in races.items()
+    }
+    remedies_of = (cell.remedy for _, cells in races.values() for cell in cells)
+    mine = {
+        "networks": repr({race: base for race, (base, _) in races.items()}),
+        "remedies": fingerprint(remedies_of),
+        "seeds": str(seeds),
+        "epochs": str(epochs),
+        "batch size": str(settings.batch_size),
+        **runs.surroundings(dataset),
+    }
+    with tqdm(total=sum(work.values()), desc=name, unit="part") as bar:
+        jobs: dict[str, Callable[[], Chunk]] = {
+            race: partial(
+                remedies.race,
+                jax.random.key(0),
+                dataset,
+                cells,
+                base=base,
+                num_seeds=seeds,
+                num_epochs=epochs,
+                batch_size=settings.batch_size,
+                parts_per_epoch=parts,
+                report=bar.update,
+            )
+            for race, (base, cells) in races.items()
+        }
+        return runs.finish(
+            settings.out / "chunks" / name.replace(" ", "-"),
+            mine,
+            jobs,
+            restart=settings.restart,
+            kept=lambda race: bar.update(work[race]),
+        )
+
+
+def race_all(
+    settings: Settings, dataset: "Dataset", base: "Architecture"
+) -> "dict[str, xr.Dataset]":
+    """The league tables of a depth: of remedies alone and of those together."""
+    from snn_jax import remedies
+
     depth = base.num_layers - 1
     found = {}
     for title, tried in chosen(settings, depth).items():
         epochs = settings.epochs if title == "alone" else settings.recipe_epochs
-        parts = PARTS if title == "alone" else 1
         together = remedies.groups(tried)
-        per_cell = len(remedies.SGD_RATES) * settings.seeds * epochs * parts
-        with tqdm(
-            total=per_cell * len(remedies.cells(tried)),
-            desc=f"{depth} layers, {title}",
-            unit="part",
-        ) as bar:
-            jobs: dict[str, Callable[[], Chunk]] = {
-                f"group-{i:02d}": partial(
-                    remedies.race,
-                    jax.random.key(0),
-                    dataset,
-                    cells,
-                    base=base,
-                    num_seeds=settings.seeds,
-                    num_epochs=epochs,
-                    batch_size=settings.batch_size,
-                    parts_per_epoch=parts,
-                    report=bar.update,
-                )
-                for i, cells in enumerate(together)
-            }
-            mine = {
-                "network": repr(base),
-                "remedies": fingerprint(tried),
-                "seeds": str(settings.seeds),
-                "epochs": str(epochs),
-                "batch size": str(settings.batch_size),
-                **runs.surroundings(dataset),
-            }
-            folder = settings.out / "chunks" / f"depth-{depth}-{title}"
-            parts_of = {
-                name: per_cell * len(cells)
-                for name, cells in zip(jobs, together, strict=True)
-            }
-            arrays = runs.finish(
-                folder,
-                mine,
-                jobs,
-                restart=settings.restart,
-                kept=partial(count, bar.update, parts_of),
-            )
+        arrays = finished(
+            settings,
+            dataset,
+            f"{depth} layers {title}",
+            {f"group-{i:02d}": Race(base, cells) for i, cells in enumerate(together)},
+            seeds=settings.seeds,
+            epochs=epochs,
+            parts=PARTS if title == "alone" else 1,
+        )
         found[title] = remedies.league(
             list(zip(together, arrays.values(), strict=True)),
             dataset,
@@ -277,59 +310,28 @@ def race_all(
 
 def draw_depths(settings: Settings, dataset: "Dataset") -> "dict[str, xr.Dataset]":
     """Accuracy for every sigma_w and depth, by activation, beside theory."""
-    import jax
-    from tqdm import tqdm
-
-    from snn_jax import networks, remedies, runs
+    from snn_jax import networks, remedies
 
     depths = settings.pictured_depths
-    if not depths:
-        return {}
-    total = len(depths) * sum(map(len, PICTURE.values()))
-    total *= len(PICTURE_RATES) * PICTURE_SEEDS * settings.epochs
     found = {}
-    with tqdm(total=total, desc="how deep", unit="epoch") as bar:
-        for activation, sigma_ws in PICTURE.items():
-            base = replace(networks.DEEP, activation=activation)
-            cells = remedies.cells(
-                [remedies.of_sigma_w(sigma_w, PICTURE_RATES) for sigma_w in sigma_ws]
-            )
-            jobs: dict[str, Callable[[], Chunk]] = {
-                f"depth-{depth}": partial(
-                    remedies.race,
-                    jax.random.key(0),
-                    dataset,
-                    cells,
-                    base=deep_network(base, depth),
-                    num_seeds=PICTURE_SEEDS,
-                    num_epochs=settings.epochs,
-                    batch_size=settings.batch_size,
-                    report=bar.update,
-                )
-                for depth in depths
-            }
-            mine = {
-                "network": repr(base),
-                "sigma_w": repr(sigma_ws),
-                "learning rates": repr(PICTURE_RATES),
-                "depths": repr(depths),
-                "epochs": str(settings.epochs),
-                "batch size": str(settings.batch_size),
-                **runs.surroundings(dataset),
-            }
-            folder = settings.out / "chunks" / f"picture-{activation}"
-            arrays = runs.finish(
-                folder,
-                mine,
-                jobs,
-                restart=settings.restart,
-                kept=lambda _: bar.update(total // len(depths) // len(PICTURE)),
-            )
-            found[activation] = remedies.trainable_depth(
-                {depth: arrays[f"depth-{depth}"] for depth in depths},
-                activation=activation,
-                sigma_ws=sigma_ws,
-            )
+    for activation, sigma_ws in PICTURE.items() if depths else ():
+        base = replace(networks.DEEP, activation=activation)
+        cells = remedies.cells(
+            [remedies.of_sigma_w(sigma_w, PICTURE_RATES) for sigma_w in sigma_ws]
+        )
+        arrays = finished(
+            settings,
+            dataset,
+            f"how deep {activation}",
+            {f"depth-{d}": Race(deep_network(base, d), cells) for d in depths},
+            seeds=PICTURE_SEEDS,
+            epochs=settings.epochs,
+        )
+        found[activation] = remedies.trainable_depth(
+            {depth: arrays[f"depth-{depth}"] for depth in depths},
+            activation=activation,
+            sigma_ws=sigma_ws,
+        )
     return found
 
 
@@ -483,9 +485,7 @@ def answer(by_depth: "dict[int, dict[str, xr.Dataset]]") -> dict[str, list[str]]
             for question, paragraphs in words.items()
         }
         words["How deep?"] = [
-            f"With {depth} hidden layers: "
-            + best_line(next(iter(leagues.values())), depth)
-            + (" " + best_recipes(leagues["together"]) if "together" in leagues else "")
+            f"With {depth} hidden layers: {best_of(leagues, depth)}"
             for depth, leagues in by_depth.items()
         ]
     return words
@@ -604,6 +604,16 @@ def best_line(league: "xr.Dataset", depth: int) -> str:
             "units and plain SGD as they were. " + sentence
         )
     return sentence
+
+
+def best_of(leagues: "dict[str, xr.Dataset]", depth: int) -> str:
+    """The best alone and the best together, of what was tried."""
+    said = []
+    if "alone" in leagues:
+        said.append(best_line(leagues["alone"], depth))
+    if "together" in leagues:
+        said.append(best_recipes(leagues["together"]))
+    return " ".join(said)
 
 
 def best_recipes(league: "xr.Dataset") -> str:

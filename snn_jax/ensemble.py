@@ -335,20 +335,10 @@ class Ensemble:
         self._start_from = _start_from(mesh, optimizer)
         self._evaluate = _evaluate(mesh, architecture)
         first = training.NUM_SIGNAL_IMAGES
-        (
-            (self._train, self._pixels, self._reference),
-            self.valid,
-            self.test,
-        ) = jax.device_put(
-            jax.tree.map(
-                _aligned,
-                (
-                    (train, pixels, dataset.train.x[:first]),
-                    dataset.valid,
-                    dataset.test,
-                ),
-            ),
-            NamedSharding(mesh, WHOLE),
+        reference = dataset.train.x[:first]
+        together = (train, pixels, reference, dataset.valid, dataset.test)
+        self._train, self._pixels, self._reference, self.valid, self.test = (
+            jax.device_put(jax.tree.map(_aligned, together), NamedSharding(mesh, WHOLE))
         )
         with jax.enable_x64(True):
             self._signal_images = jax.device_put(
