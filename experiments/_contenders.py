@@ -45,45 +45,41 @@ def snn_jax(
 ) -> Epoch:
     """What ``sweep`` runs.
 
-    The batches are those of the order, which comes from key 0. With "evaluate" and
-    "signals" among the parts, what a sweep does after every epoch is done too.
+    Its batches are those of the order, which is that of epoch 1 with key 0. With
+    "evaluate" and "signals" among the parts, a sweep's looks are done too.
     """
     import jax
 
-    from snn_jax import ensemble
-    from snn_jax.mnist import Dataset, Split
-    from snn_jax.networks import Architecture
+    from snn_jax.datasets import Dataset, Split
+    from snn_jax.ensemble import Ensemble
+    from snn_jax.networks import MLP
+    from snn_jax.recipe import Recipe
 
-    architecture = Architecture(sizes, biases=False)
-    batch_size = order.shape[1]
-    weights = {f"W{i}": W for i, W in enumerate(initial_weights(n, sizes), start=1)}
     train = Split(x[: order.size], y[: order.size])
-    key = jax.random.key(0)
     valid = Split(x[-10_000:], y[-10_000:])
-    many = ensemble.Ensemble(
-        Dataset(train, valid, valid),
-        num_networks=n,
-        architecture=architecture,
-        batch_size=batch_size,
-    )
+    recipe = Recipe(MLP(sizes, biases=False), batch_size=order.shape[1])
+    data, names = Dataset(train, valid, valid), ("learning_rate",)
+    many = Ensemble(recipe, data, count=n, names=names)
+    rates = np.full(many.size, LEARNING_RATE, np.float32)
+    points = many.split({"learning_rate": rates})
+    weights = {f"W{i}": W for i, W in enumerate(initial_weights(n, sizes), start=1)}
     chunks = []
     for first in range(0, n, many.size):
         members = np.minimum(np.arange(first, first + many.size), n - 1)
-        rates = many.split(np.full(many.size, LEARNING_RATE, np.float32))
-        states = many.start(key, members, np.ones(many.size, np.float32), rates)
-        params = many.split({name: W[members] for name, W in weights.items()})
-        chunks.append((states._replace(params=params), rates))
+        params = {name: W[members] for name, W in weights.items()}
+        chunks.append((many.split(members), many.start_from(params, points)))
 
     def epoch() -> Any:
         losses = []
-        for i, (states, rates) in enumerate(chunks):
-            states, happened = many.run_epoch(states, rates, key)
-            chunks[i] = states, rates
+        for i, (seeds, states) in enumerate(chunks):
+            key = jax.random.key(0)
+            states, happened = many.run_epoch(states, seeds, points, key, epoch=1)
+            chunks[i] = seeds, states
             if "evaluate" in parts:
-                np.asarray(many.evaluate(states.params, many.valid).loss)
+                np.asarray(many.evaluate(states.params, "valid").loss)
             if "signals" in parts:
-                many.measure(states.params)
-            losses.append(np.asarray(happened.train_loss))
+                many.observe(states.params)
+            losses.append(np.asarray(happened["train_loss"]))
         return np.concatenate(losses)[:n]
 
     return epoch
@@ -204,9 +200,8 @@ def torch_bmm(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
                 a = torch.bmm(W, torch.sigmoid(a))
             log_p = torch.log_softmax(a, dim=1)
             losses = -log_p[:, labels[batch], torch.arange(len(batch))].mean(dim=1)
-            for W, dW in zip(
-                weights, torch.autograd.grad(losses.sum(), weights), strict=True
-            ):
+            grads = torch.autograd.grad(losses.sum(), weights)
+            for W, dW in zip(weights, grads, strict=True):
                 W.data -= LEARNING_RATE * dW
             total += losses.detach()
         return (total / len(batches)).numpy()
@@ -287,9 +282,8 @@ def matrix_product(devices: bool) -> Callable[[], float]:
     count = len(jax.devices()) if devices else 1
     mesh = jax.make_mesh((count,), ("device",), (AxisType.Auto,))
     split = PartitionSpec("device")  # type: ignore[no-untyped-call]
-    many = jax.device_put(
-        jnp.ones((count, size, size)) / size, NamedSharding(mesh, split)
-    )
+    place = NamedSharding(mesh, split)
+    many = jax.device_put(jnp.ones((count, size, size)) / size, place)
 
     def product(a: Any) -> Any:
         return (a[0] @ a[0])[None]

@@ -32,8 +32,7 @@ What did not pay: blocks of steps from batch size 32 on (0.97, at 128 0.77), pix
 bytes, scaled on the fly (1.00; 1.04 for a network alone), updating W_1 one step late so
 that it could be fused (0.94), lax.optimization_barrier (the CPU compiler drops it
 before it decides what to fuse), products written out under autodiff (0.5 at batch size
-128),
-switching off the threads of the matrix library (1.00).
+128), switching off the threads of the matrix library (1.00).
 
 What bounds it: 31,360 of the 34,360 operations are two products with W_1, whose short
 side is the batch. At batch size 128 they run at 94 % of the rate of a large product and
@@ -179,8 +178,7 @@ def main(settings: Settings) -> int:
             bar.update(1)
         workers["snn_jax"].stop()
 
-    with (settings.out / "benchmark.json").open("w", encoding="utf-8") as file:
-        json.dump(result, file, indent=1)
+    (settings.out / "benchmark.json").write_text(json.dumps(result, indent=1))
     from snn_jax import figures
 
     path = settings.out / "figures" / "speed.svg"
@@ -209,13 +207,14 @@ def machine() -> dict[str, Any]:
 
 
 def order_of(num_examples: int, batch_size: int) -> "np.ndarray":
-    """The batches that ``training.run_epoch`` takes with key 0."""
+    """The batches of epoch 1 of a study with key 0."""
     import jax
     import numpy as np
 
     from snn_jax import training
 
-    return np.asarray(training.batch_order(jax.random.key(0), num_examples, batch_size))
+    key = training.batches_key(jax.random.key(0), epoch=1)
+    return np.asarray(training.batch_order(key, num_examples, batch_size))
 
 
 def measure_cell(
@@ -379,18 +378,14 @@ def report(result: dict[str, Any]) -> list[str]:
     ]
     until = result.get("seconds until", {})
     lines += [f"The study's {what}: {s:.2f} s." for what, s in until.items()]
-    memory = {name: f"{b / 2**20:.0f}" for name, b in result["memory"].items()}
-    lines.append(
-        "Most memory, MB: " + ", ".join(f"{k} {v}" for k, v in memory.items()) + "."
-    )
+    memory = [f"{name} {b / 2**20:.0f}" for name, b in result["memory"].items()]
+    lines.append(f"Most memory, MB: {', '.join(memory)}.")
     if "scaling" in result:
         lines += ["", f"Seconds for an epoch at batch size 32, {SCALED} networks:"]
         for what in ("networks", "examples", "depth", "width"):
-            found = result["scaling"][what]
-            lines.append(
-                f"  {what:9}"
-                + ", ".join(f"{key}: {value:.3f}" for key, value in found.items())
-            )
+            found = result["scaling"][what].items()
+            values = ", ".join(f"{key}: {value:.3f}" for key, value in found)
+            lines.append(f"  {what:9}{values}")
     return lines
 
 

@@ -12,6 +12,7 @@ given again.
 """
 
 import re
+import textwrap
 import warnings
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
@@ -21,25 +22,26 @@ from typing import TYPE_CHECKING, Any, Literal
 import _command_line as command_line
 
 if TYPE_CHECKING:
+    import numpy as np
     import xarray as xr
+    from matplotlib.figure import Figure
 
-    from snn_jax.mnist import Dataset
-    from snn_jax.networks import Architecture
+    from snn_jax.datasets import Dataset
+    from snn_jax.networks import MLP
     from snn_jax.report import Section
+    from snn_jax.sweep import Sweep
 
 # The second sweep, over depth, at one learning rate: it asks how deep a network may be.
 NUM_DEPTHS = 5
-DEPTH_STUDY = {
+DEPTH_STUDY: dict[str, dict[str, Any]] = {
     "quick": {"learning_rate": 1.0, "seeds": 3, "epochs": 3},
     "full": {"learning_rate": 1.0, "seeds": 8, "epochs": 10},
 }
-
-
 # The initial networks and images that theory is compared with.
 NUM_THEORY_NETWORKS = 4096
 NUM_THEORY_IMAGES = 100
-# Learning rate from which the noise of the batches moves the top layer within epochs.
-MIN_DRIFT_RATE = 0.1
+# Training images that are shown in the planes of the hidden layers.
+NUM_SHOWN_IMAGES = 500
 # Results that are larger are not put together in memory.
 MAX_RESULT_BYTES = 10**9
 
@@ -148,589 +150,269 @@ def main(settings: Settings) -> int:
     )
     from tqdm import tqdm
 
-    from snn_jax import answer, diagnosis, mnist, report, runs
+    from snn_jax import files, mnist, store
 
     dataset = mnist.load(settings.data)
     command_line.expect_batch_size(settings.batch_size, len(dataset.train.y))
-    architecture = architecture_of(settings)
-    depth_epochs = depth_study_epochs(settings)
-    total = settings.num_networks * settings.epochs + depth_epochs
-    print(said_of_space(settings), flush=True)
+    num_bytes = bytes_per_network(settings) * settings.num_networks
+    # Chunks, and the result made of them.
+    print(f"Takes {files.space(settings.out, 2 * num_bytes)} in {settings.out}.")
+    wanted, chunks = sweeps(settings, dataset), settings.out / "chunks"
+    total = sum(s.num_networks * s.recipe.num_looks for s in wanted.values())
     with (
         command_line.going_on(settings.out),
         tqdm(total=total, desc="training", unit="epoch") as bar,
     ):
-        result = train(settings, dataset, bar.update)
-        by_depth = study_depth(settings, dataset, bar.update) if depth_epochs else None
+        for name, sweep in wanted.items():
+            complete(settings, chunks / name, sweep, bar.update)
     if settings.part != (1, 1):
         print(
             f"Shard {settings.shard} is done. When all are, the command without "
             "--shard shows the result."
         )
-        return 0
-    if result is None:
+    elif num_bytes > MAX_RESULT_BYTES:
+        table, folder = settings.out / "networks.csv", chunks / "networks"
+        store.write_final_table(table, folder, wanted["networks"])
         print(
-            f"Too many networks for one page: {settings.out / 'networks.csv'} has a "
-            f"row for each; all there is to know is in {settings.out / 'chunks'}, for "
-            "runs.read_chunks."
+            f"Too many networks for one page: {table} has a row for each; all there is "
+            f"to know is in {folder}, for store.read_chunks."
         )
-        return 0
-    result["verdict"] = diagnosis.verdicts(result)
-    # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
-    warnings.simplefilter("ignore", RuntimeWarning)
-    add_theory(result, dataset, architecture, settings)
-    if by_depth is not None and "depth_scale" in result:
-        by_depth["depth_scale"] = result.depth_scale
-
-    made_with = asdict(settings) | {"commit": command_line.commit()}
-    runs.save(settings.out, result, made_with)
-    with runs.replacing(settings.out / "networks.csv") as file:
-        runs.to_table(result).to_csv(file, index=False)
-    if by_depth is not None:
-        with runs.replacing(settings.out / "depth.nc") as file:
-            by_depth.to_netcdf(file, engine="scipy")
-    words = answer.answer(result)
-    sections = page(result, by_depth, dataset, architecture, settings)
-    path = report.write(
-        settings.out,
-        title="Is it converging? Why? What's wrong?",
-        subtitle=subtitle(result, architecture, settings),
-        answer=words,
-        sections=sections,
-        settings=made_with,
-    )
-
-    print()
-    print(command_line.as_text(answer.outcome_table(result)))
-    print(
-        f"\nMedians over {result.sizes['seed']} seeds after {settings.epochs} epochs: "
-        "loss and label information in nats, test\naccuracy, and first over last "
-        "layer's rms gradient before the first step. Who knows nothing\nabout the "
-        f"images pays {result.plateau_loss:.3f} nats, the class-prior plateau; label "
-        "information is what a\nnetwork pays less."
-    )
-    command_line.tell(words, path)
+    else:
+        found = [
+            sweep.assemble(store.read_chunks(chunks / name, sweep))
+            for name, sweep in wanted.items()
+        ]
+        show(settings, dataset, *found)
     return 0
 
 
-def architecture_of(settings: Settings) -> "Architecture":
+def network_of(settings: Settings) -> "MLP":
     """The network that the settings ask for."""
     from snn_jax import mnist
-    from snn_jax.networks import Architecture
+    from snn_jax.activations import ACTIVATIONS
+    from snn_jax.initializers import INITIALIZERS
+    from snn_jax.networks import MLP
 
-    hidden = (settings.width,) * settings.depth
-    return Architecture(
-        (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES),
-        settings.activation,
+    return MLP(
+        (mnist.NUM_PIXELS, *(settings.width,) * settings.depth, mnist.NUM_CLASSES),
+        ACTIVATIONS[settings.activation],
         settings.biases,
+        INITIALIZERS[settings.initializer],
     )
 
 
-def sweep_settings(settings: Settings) -> dict[str, Any]:
-    """The arguments of ``Sweep``."""
-    return {
-        "architecture": architecture_of(settings),
-        "scales": settings.scales,
-        "learning_rates": settings.learning_rates,
-        "num_seeds": settings.seeds,
-        "num_epochs": settings.epochs,
-        "batch_size": settings.batch_size,
-        "initializer": settings.initializer,
-    }
+def bytes_per_network(settings: Settings) -> int:
+    """What the result of one network takes, in memory and on disk."""
+    from snn_jax.signals import SIGNALS
+
+    sizes = {"layer": settings.depth + 1, "hidden_layer": settings.depth}
+    signals = 8 * sum(sizes[label.dim] for label in SIGNALS.values())  # float64
+    # Losses, accuracy and weight change in float32; test loss and accuracy.
+    return (settings.epochs + 1) * (4 * (3 + sizes["layer"]) + signals) + 8
 
 
-def said_of_space(settings: Settings) -> str:
-    """What the run takes on the disk; refuses if it is not there."""
-    from snn_jax import runs, sweep
-
-    one = sweep.bytes_per_network(architecture_of(settings), settings.epochs)
-    # Chunks, and the result made of them.
-    return (
-        f"Takes {runs.space(settings.out, 2 * one * settings.num_networks)} in "
-        f"{settings.out}."
-    )
-
-
-def train(
-    settings: Settings,
-    dataset: "Dataset",
-    progress: Callable[[int], Any],
-    name: str = "networks",
-) -> "xr.Dataset | None":
-    """A sweep as the settings ask for, computed as far as it is not there yet.
-
-    None if this is a shard of the work, or too much for the memory.
-    """
+def sweeps(settings: Settings, dataset: "Dataset") -> "dict[str, Sweep]":
+    """By folder: the networks; and the depths from 1 on, for test accuracy alone."""
     import jax
 
-    from snn_jax import cluster, runs
+    from snn_jax.recipe import Recipe
     from snn_jax.sweep import Sweep
 
-    whole = Sweep(jax.random.key(0), dataset, **sweep_settings(settings))
+    key, deep = jax.random.key(0), network_of(settings)
+    recipe = Recipe(deep, num_epochs=settings.epochs, batch_size=settings.batch_size)
+    axes = {"scale": settings.scales, "learning_rate": settings.learning_rates}
+    found = {"networks": Sweep(key, dataset, recipe, axes, seeds=settings.seeds)}
+    if settings.depth_study:
+        study = DEPTH_STUDY[settings.preset]
+        count = min(NUM_DEPTHS, settings.depth)
+        step = (settings.depth - 1) / max(1, count - 1)
+        depths = tuple(1 + round(i * step) for i in range(count))
+        recipe = replace(
+            recipe,
+            network=lambda depth: replace(
+                deep, sizes=(*deep.sizes[: depth + 1], deep.sizes[-1])
+            ),
+            num_epochs=study["epochs"],
+        )
+        axes = {"depth": depths} | axes | {"learning_rate": (study["learning_rate"],)}
+        found["depth"] = Sweep(
+            key, dataset, recipe, axes, seeds=study["seeds"], signals=False
+        )
+    return found
+
+
+def complete(
+    settings: Settings, folder: Path, sweep: "Sweep", progress: Callable[[int], Any]
+) -> None:
+    """Computes what a folder lacks of a sweep, or of a shard of it."""
+    from snn_jax import cluster, store
+
     engine = None
     if settings.engine == "ray":
-        fixed = sweep_settings(settings) | {"width": whole.width}
-        job = cluster.Job(0, settings.data, tuple(fixed.items()))
-        engine = cluster.ray_engine(job, settings.ray_address)
-    folder = settings.out / "chunks" / name
-    runs.complete(
+        engine = cluster.ray_engine(sweep, settings.ray_address)
+    store.complete(
         folder,
-        whole,
+        sweep,
         restart=settings.restart,
         shard=settings.part,
         engine=engine,
         report=progress,
     )
-    if settings.part != (1, 1):
-        return None
-    if whole.num_networks * whole.bytes_per_network > MAX_RESULT_BYTES:
-        runs.write_final_table(settings.out / "networks.csv", folder, whole)
-        return None
-    return whole.assemble(runs.read_chunks(folder, whole))
 
 
-def depth_study_epochs(settings: Settings) -> int:
-    """(network, epoch) pairs of the sweep over depth."""
-    study = DEPTH_STUDY[settings.preset]
-    if not settings.depth_study:
-        return 0
-    per_depth = len(settings.scales) * study["seeds"] * study["epochs"]
-    return int(per_depth * len(depths(settings)))
-
-
-def depths(settings: Settings) -> list[int]:
-    """From 1 to the depth asked for."""
-    count = min(NUM_DEPTHS, settings.depth)
-    return [
-        1 + round(i * (settings.depth - 1) / max(1, count - 1)) for i in range(count)
-    ]
-
-
-def study_depth(
-    settings: Settings, dataset: "Dataset", progress: Callable[[int], Any]
-) -> "xr.Dataset | None":
-    """Test accuracy for every depth and init scale; None if this is a shard."""
-    import pandas as pd
-    import xarray as xr
-
-    study = DEPTH_STUDY[settings.preset]
-    shallower = replace(
-        settings,
-        learning_rates=(study["learning_rate"],),
-        seeds=int(study["seeds"]),
-        epochs=int(study["epochs"]),
-    )
-    accuracies = []
-    for depth in depths(settings):
-        trained = train(
-            replace(shallower, depth=depth), dataset, progress, f"depth-{depth}"
-        )
-        if trained is not None:
-            accuracies.append(trained.test_accuracy.isel(learning_rate=0, drop=True))
-    if not accuracies:
-        return None
-    return xr.Dataset(
-        {
-            "test_accuracy": xr.concat(
-                accuracies, pd.Index(depths(settings), name="depth")
-            )
-        }
-    )
-
-
-def add_theory(
-    result: "xr.Dataset",
-    dataset: "Dataset",
-    architecture: "Architecture",
+def show(
     settings: Settings,
+    dataset: "Dataset",
+    result: "xr.Dataset",
+    by_depth: "xr.Dataset | None" = None,
 ) -> None:
-    """Puts what theory predicts beside what is measured, before and in training.
+    """Adds verdicts and theory to the result, writes all of it, prints the answer."""
+    import _answer
+    import _words
 
-    Measured on many more networks than are trained: the rms over networks of a gradient
-    is carried by few of them.
-    """
+    from snn_jax import diagnosis, files, report, results
+
+    result["verdict"] = diagnosis.verdicts(result)
+    # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
+    warnings.simplefilter("ignore", RuntimeWarning)
+    add_theory(settings, dataset, result)
+    method = {f"training {k}": result.attrs[k] for k in ("engine", "gradient", "width")}
+    made_with = asdict(settings) | {"commit": command_line.commit()} | method
+    files.save(settings.out, result, made_with)
+    with files.replacing(settings.out / "networks.csv") as file:
+        results.to_table(result).to_csv(file, index=False)
+    if by_depth is not None:
+        by_depth = by_depth[["test_accuracy"]].isel(learning_rate=0, drop=True)
+        if "depth_scale" in result:
+            by_depth["depth_scale"] = result.depth_scale
+        with files.replacing(settings.out / "depth.nc") as file:
+            by_depth.to_netcdf(file, engine="scipy")
+
+    facts = _answer.facts(result, "class" if settings.data else "digit")
+    facts["settings"] = settings
+    notes = _words.answers("convergence_notes.md.j2", **facts)
+    answers = _words.answers("convergence.md.j2", **facts)
+    path = report.write(
+        settings.out,
+        title="Is it converging? Why? What's wrong?",
+        subtitle=notes["subtitle"][0],
+        answer=answers,
+        sections=page(settings, dataset, result, by_depth, facts),
+        settings=made_with,
+    )
+    print()
+    print(command_line.as_text(_answer.outcome_table(result)))
+    print("\n" + textwrap.fill(notes["table"][0], 88))
+    command_line.tell(answers, path)
+
+
+def add_theory(settings: Settings, dataset: "Dataset", result: "xr.Dataset") -> None:
+    """Puts what theory predicts beside what is measured, before and in training."""
     import jax
-    import numpy as np
 
-    from snn_jax import meanfield
-    from snn_jax.sweep import initial_gradients
+    from snn_jax import comparison
 
+    network = network_of(settings)
     if settings.initializer != "normal":
         return  # the formulas are for independent normal weights
-    x, y = dataset.train.x[:NUM_THEORY_IMAGES], dataset.train.y[:NUM_THEORY_IMAGES]
-    squared_norms = (x**2).sum(axis=1)
-    # Of two different images: E|x - x'|^2 = 2 E|x - E x|^2.
-    distance = 2 * float(((x - x.mean(axis=0)) ** 2).sum(axis=1).mean())
-    norm = float(squared_norms.mean())
-    width, units = architecture.sizes[-2], architecture.activation
-    rows: dict[str, list[Any]] = {}
-    for scale in map(float, result.scale):
-        gradients = initial_gradients(
-            jax.random.key(1),
-            x,
-            y,
-            architecture=architecture,
-            scale=scale,
-            num_networks=NUM_THEORY_NETWORKS,
-        )
-        squares = np.asarray(gradients, float) ** 2
-        sigma: dict[str, Any] = {"activation": units, "sigma_w": width**0.5 * scale}
-        differences = meanfield.image_differences(architecture, scale, norm, distance)
-        fan_in = np.array(architecture.sizes[1:-1])
-        new = {
-            "initial_gradient_rms": np.sqrt(squares.mean(axis=0)),
-            "initial_gradient_typical": np.exp(np.log(squares).mean(axis=0) / 2),
-            "gradient_rms_meanfield": meanfield.gradient_rms(
-                architecture, scale, squared_norms
-            ),
-            "initial_spread": _float64_spread(result, scale),
-            # The difference of two images is twice the variance over images.
-            "spread_meanfield": np.sqrt(differences[1:] / (2 * fan_in * scale**2)),
-            "chi_1": meanfield.chi_1(**sigma),
-            "depth_scale": meanfield.depth_scale(**sigma),
-        }
-        if not settings.biases:
-            new["gradient_rms_exact"] = meanfield.exact_gradient_rms(
-                architecture, scale, squared_norms
-            )
-        for name, values in new.items():
-            rows.setdefault(name, []).append(values)
-    for name, values in rows.items():
-        inner = {0: (), 1: ("hidden_layer",) if "spread" in name else ("layer",)}
-        result[name] = (("scale", *inner[np.ndim(values[0])]), np.array(values))
-        result[name].attrs["long_name"] = name.replace("_", " ")
-    add_drift(result, dataset, settings)
-
-
-def _float64_spread(result: "xr.Dataset", scale: float) -> Any:
-    """Rms over seeds: the trained networks' own, since float32 is blind to it."""
-    spread = result.activation_spread.sel(scale=scale).isel(epoch=0, learning_rate=0)
-    return ((spread**2).mean("seed") ** 0.5).values
-
-
-def add_drift(result: "xr.Dataset", dataset: "Dataset", settings: Settings) -> None:
-    """Decay of the top layer on the plateau, an epoch, where nothing else happens."""
-    import numpy as np
-
-    from snn_jax import diagnosis, meanfield
-
-    if settings.depth < 2 or settings.activation != "sigmoid" or settings.biases:
-        return
-    steps = len(dataset.train.y) // settings.batch_size
-    frequencies = np.bincount(dataset.train.y) / len(dataset.train.y)
-    last = min(settings.epochs, 4)
-    if last < 2:
-        return
-    # From epoch 1, when the last layer has found the frequencies, a few epochs on.
-    window = result.sel(epoch=[1, last]).median("seed")
-    height = window.activation_mean.isel(hidden_layer=-1)
-    measured = np.log(height.isel(epoch=0) / height.isel(epoch=1)) / (last - 1)
-    middle = window.mean("epoch")
-    predicted = steps * meanfield.plateau_drift_rate(
-        learning_rate=result.learning_rate.values,
-        batch_size=settings.batch_size,
-        frequencies=frequencies,
-        input_square=settings.width
-        * middle.activation_mean.isel(hidden_layer=-2).values ** 2,
-        slope=middle.mean_slope.isel(hidden_layer=-1).values,
-        top_square=settings.width * height.mean("epoch").values ** 2,
+    few = [values[:NUM_THEORY_IMAGES] for values in dataset.train]
+    predicted = comparison.predictions(
+        result, jax.random.key(1), network, *few, num_networks=NUM_THEORY_NETWORKS
     )
-    dims = ("scale", "learning_rate")
-    stuck = abs(window.label_information.isel(epoch=-1)) < diagnosis.LEFT_PLATEAU
-    small = result.saturation.isel(epoch=0).mean(["seed", "hidden_layer"]) < 0.1
-    noisy = result.learning_rate >= MIN_DRIFT_RATE  # below, the start still matters
-    shown = (stuck & small & noisy).transpose(*dims)
-    result["drift"] = measured.transpose(*dims)
-    result["drift_meanfield"] = (dims, np.where(shown, predicted, np.nan))
-
-
-def subtitle(
-    result: "xr.Dataset", architecture: "Architecture", settings: Settings
-) -> str:
-    """What was run, in a line."""
-    sizes = "-".join(map(str, architecture.sizes))
-    return (
-        f"{result.verdict.size} networks {sizes}, {architecture.activation} units, "
-        f"{'with' if architecture.biases else 'no'} biases, softmax output: "
-        f"{result.sizes['scale']} init scales, {result.sizes['learning_rate']} "
-        f"learning rates, {result.sizes['seed']} seeds; stochastic gradient descent on "
-        f"{settings.data or 'MNIST'}, batches of {settings.batch_size}, "
-        f"{settings.epochs} epochs."
+    result.update(predicted)
+    result.update(
+        comparison.drift(result, network, dataset.train.y, settings.batch_size)
     )
 
 
 def page(
+    settings: Settings,
+    dataset: "Dataset",
     result: "xr.Dataset",
     by_depth: "xr.Dataset | None",
-    dataset: "Dataset",
-    architecture: "Architecture",
-    settings: Settings,
+    facts: dict[str, Any],
 ) -> "list[Section]":
     """The report's sections, in order."""
-    from snn_jax import answer, diagnosis, figures, training
-    from snn_jax.report import Section
+    import _words
 
-    seeds, epochs = result.sizes["seed"], int(result.epoch[-1])
-    load = f'result = runs.load("{settings.out}")'
-    per_seed = f"{seeds} seeds for each scale"
-    sections = [
-        Section(
-            "loss_curves",
-            "How the loss falls, or does not",
-            figure=figures.loss_curves(result),
-            caption=(
-                "Validation loss after each epoch (left axis) and what it says the "
-                "network knows about the labels (right axis). A line is the median of "
-                f"{seeds} seeds, a band their middle 80 %. Look for the curves that "
-                "lie on the dashed line, the class-prior plateau: small scales stay on "
-                "it, some leave it late and at once."
-            ),
-            redraw=f"{load}; figures.loss_curves(result)",
-        ),
-        Section(
-            "accuracy_by_scale",
-            "Which init scale learns",
-            figure=figures.accuracy_by_scale(result),
-            caption=(
-                f"Test accuracy after {epochs} epochs; every dot is a network, bars "
-                f"are medians of {per_seed}. The dashed line is the share of the "
-                "commonest digit: dots on it belong to networks that give every image "
-                "one answer."
-            ),
-            redraw=f"{load}; figures.accuracy_by_scale(result)",
-        ),
-        Section(
-            "verdict_map",
-            "The verdicts",
-            figure=figures.verdict_map(result),
-            caption=(
-                f"The commonest verdict of the {seeds} networks of each cell, and how "
-                "many have it. Look for the two sides of failure: vanishing to the "
-                "left, where weights are small, saturated to the right."
-            ),
-            redraw=f"{load}; figures.verdict_map(result)",
-        ),
-        Section(
-            "outcomes",
-            "Every setting in numbers",
-            text=[
-                "Loss and label information in nats after the last epoch, medians over "
-                f"{seeds} seeds. Who knows nothing about the images pays "
-                f"{result.plateau_loss:.3f} nats, the entropy of the labels under the "
-                "training set's frequencies. The gradient is the rms over images of "
-                "the first layer's over the last layer's, before the first step."
-            ],
-            table=answer.outcome_table(result),
-        ),
-        Section(
-            "gradient_per_layer",
-            "The gradient on its way down",
-            text=[
-                "Each layer multiplies the error by the transpose of its weights and "
-                "by the slope of its units. At small init scales both are small, and "
-                "the product over layers is a straight line on this logarithmic axis."
-            ],
-            figure=figures.gradient_per_layer(result),
-            caption=(
-                "Rms over images and weights of single-image gradients before the "
-                f"first step. Dots: measured, rms of {seeds} networks, bars from the "
-                "smallest to the largest. Solid lines: the exact recursion for this "
-                "width. Dotted: mean field theory, for wide layers."
-            ),
-            redraw=f"{load}; figures.gradient_per_layer(result)",
-        ),
-        *theory_sections(result),
-        Section(
-            "signals_per_layer",
-            "What the layers pass on before the first step",
-            figure=figures.signals_per_layer(result, epoch=0),
-            caption=(
-                "Saturated units, differences between images, and what a linear probe "
-                "reads from each hidden layer, in float64; medians and middle 80 % of "
-                f"{per_seed}, on {training.NUM_SIGNAL_IMAGES} training images. Look, "
-                "at small scales, for images that become alike while the probe reads "
-                "as much from the top as from the bottom: nothing is lost. And at "
-                "large ones for images that stay apart while the probe reads less and "
-                "less."
-            ),
-            redraw=f"{load}; figures.signals_per_layer(result, epoch=0)",
-        ),
-    ]
-    maps, digits = representations(result, dataset, architecture, settings)
-    sections.append(
-        Section(
-            "representations",
-            "The ten digits from layer to layer",
-            figure=figures.representations(maps, digits),
-            caption=(
-                f"{len(digits)} training images in each hidden layer of one untrained "
-                "network a row (seed 0), in the plane in which they differ most; a "
-                "colour a digit, each panel at its own magnification. Look for clouds "
-                "that keep their shape, however small they are, and for clouds that "
-                "break into clumps that have nothing to do with the digits."
-            ),
-            redraw="signals.main_planes(...); figures.representations(...)",
-        )
-    )
+    from snn_jax import figures, meanfield, signals
+
+    maps, labels = representations(settings, dataset, result)
+    drawn: dict[str, Figure | None] = {
+        "loss_curves": figures.loss_curves(result),
+        "accuracy_by_scale": figures.accuracy_by_scale(result),
+        "verdict_map": figures.verdict_map(result),
+        "gradient_per_layer": figures.gradient_per_layer(result),
+        "signals_per_layer": figures.signals_per_layer(result, epoch=0),
+        "representations": figures.representations(maps, labels),
+    }
+    critical = None
     if by_depth is not None and "depth_scale" in by_depth:
-        study = DEPTH_STUDY[settings.preset]
-        critical = critical_scale(settings)
-        sections.append(
-            Section(
-                "depth_map",
-                "How deep may it be",
-                figure=figures.depth_map(by_depth),
-                caption=(
-                    f"Median test accuracy of {study['seeds']} seeds after "
-                    f"{study['epochs']} epochs at learning rate "
-                    f"{study['learning_rate']:g}. White line: the depth scale of mean "
-                    "field theory, the number of layers over which a gradient changes "
-                    "by a factor e, at its fixed point. At small scales it limits the "
-                    "depth "
-                    f"that trains; above scale {critical:.2g}, where chi_1 is 1, "
-                    "saturation does."
-                ),
-                redraw=f'figures.depth_map(xarray.load_dataset("{settings.out}/depth.nc"))',
-            )
-        )
-    early = epochs // diagnosis.LONGEST_HORIZON
-    if early >= 1:
-        sections += [
-            Section(
-                "confusion",
-                "Can the verdicts be trusted",
-                text=[
-                    f"Had the runs been stopped after {early} "
-                    f"{'epoch' if early == 1 else 'epochs'}, these verdicts would have "
-                    "been given. Each makes a claim about a time up to "
-                    f"{diagnosis.LONGEST_HORIZON} times as long, and the rest of the "
-                    "runs tells whether it came true."
-                ],
-                table=answer.confusion_table(diagnosis.confusion(result, early)),
-            ),
-            Section(
-                "outcomes_later",
-                f"What became of them, {epochs} times later",
-                text=[
-                    "Verdicts after one epoch, against where the networks were after "
-                    f"{epochs}, far beyond what most verdicts claim: networks called "
-                    "vanishing that learn in the end show how long the plateau is."
-                ],
-                table=answer.outcome_counts(diagnosis.outcomes(result, 1)),
-            ),
-        ]
-    sections.append(
-        Section(
-            "verdict_list",
-            "What the verdicts claim, and what to try first",
-            table=[
-                ["verdict", "a network that", "for, in epochs seen", "first try"],
-                *(
-                    [kind.name, kind.claim, f"{kind.horizon} x", kind.advice]
-                    for kind in diagnosis.KINDS
-                ),
-            ],
-        )
+        drawn["depth_map"] = figures.depth_map(by_depth)
+        activation = network_of(settings).activation
+        sigma_w = meanfield.critical_sigma_w(activation=activation)
+        critical = sigma_w / settings.width**0.5
+    return _words.sections(
+        "convergence_page.md.j2",
+        drawn,
+        tables(result),
+        **facts,
+        out=settings.out,
+        exact="gradient_rms_exact" in result,
+        theory_networks=NUM_THEORY_NETWORKS,
+        theory_images=NUM_THEORY_IMAGES,
+        signal_images=signals.NUM_EXAMPLES,
+        shown_images=NUM_SHOWN_IMAGES,
+        study=DEPTH_STUDY[settings.preset],
+        critical=critical,
     )
-    return sections
 
 
-def critical_scale(settings: Settings) -> float:
-    """The init scale at which chi_1 = 1 in the hidden layers."""
-    from snn_jax import meanfield
+def tables(result: "xr.Dataset") -> dict[str, list[list[str]]]:
+    """The page's tables, by section."""
+    import _answer
 
-    sigma_w = meanfield.critical_sigma_w(activation=settings.activation)
-    return float(sigma_w / settings.width**0.5)
+    from snn_jax import diagnosis
 
-
-def theory_sections(result: "xr.Dataset") -> "list[Section]":
-    """Predictions beside measurements, with their ratios."""
-    from snn_jax import answer
-    from snn_jax.report import Section
-
-    if "initial_gradient_rms" not in result:
-        return []
-    sections = [
-        Section(
-            "theory",
-            "Theory and measurement",
-            text=[
-                "Gradients before the first step: rms over "
-                f"{NUM_THEORY_NETWORKS} untrained networks, {NUM_THEORY_IMAGES} images "
-                "and the weights of a layer, divided by two predictions. The exact "
-                "recursion knows the width, mean field theory takes layers as wide. "
-                "Neither speaks of the typical network, the geometric mean over "
-                "networks: in narrow layers, and most at large scales, few networks "
-                "carry the rms, and the typical one has a smaller gradient."
-            ],
-            table=answer.theory_table(result),
-        ),
-        Section(
-            "differences",
-            "How far images stay apart",
-            text=[
-                "chi_1 is the factor by which the square of a gradient, and of a small "
-                "difference between images, changes from layer to layer in a deep "
-                "network; the depth scale is 1 / |ln chi_1| layers. The spread of the "
-                "top hidden layer over images is measured in float64 on the seeds that "
-                "were trained, and predicted by following the squared difference of "
-                "two images of average length and distance."
-            ],
-            table=answer.difference_table(result),
-        ),
-    ]
-    if "drift_meanfield" in result and len(answer.drift_table(result)) > 1:
-        sections.append(
-            Section(
-                "drift",
-                "The plateau moves",
-                text=[
-                    "While a network is stuck, the noise of the labels pushes its top "
-                    "hidden layer to 0 (Glorot and Bengio 2010 saw it, Fig. 2). Decay "
-                    "of the mean activation an epoch, from the first epoch on, beside "
-                    "what an Ornstein-Uhlenbeck process predicts."
-                ],
-                table=answer.drift_table(result),
-            )
-        )
-    return sections
+    found = {
+        "outcomes": _answer.outcome_table(result),
+        "verdict_list": _answer.verdict_list(),
+    }
+    if "initial_gradient_rms" in result:
+        found["theory"] = _answer.theory_table(result)
+        found["differences"] = _answer.difference_table(result)
+    if "drift_meanfield" in result and result.drift_meanfield.notnull().any():
+        found["drift"] = _answer.drift_table(result)
+    early = int(result.epoch[-1]) // diagnosis.LONGEST_HORIZON
+    if early >= 1:
+        counts = diagnosis.confusion(result, early)
+        found["confusion"] = _answer.confusion_table(counts)
+        found["outcomes_later"] = _answer.outcome_counts(diagnosis.outcomes(result, 1))
+    return found
 
 
 def representations(
-    result: "xr.Dataset",
-    dataset: "Dataset",
-    architecture: "Architecture",
-    settings: Settings,
-) -> "tuple[xr.DataArray, Any]":
-    """500 images in each hidden layer's main plane, for up to three init scales."""
+    settings: Settings, dataset: "Dataset", result: "xr.Dataset"
+) -> "tuple[xr.DataArray, np.ndarray]":
+    """Images in each hidden layer's main plane, for up to three init scales."""
     import jax
     import numpy as np
     import xarray as xr
 
-    from snn_jax import signals
-    from snn_jax.sweep import initial_params
+    from snn_jax import signals, training
 
-    x, digits = dataset.train.x[:500], dataset.train.y[:500]
+    x, y = (values[:NUM_SHOWN_IMAGES] for values in dataset.train)
     scales = result.scale.values
     chosen = scales[np.unique(np.linspace(0, len(scales) - 1, 3).astype(int))]
-    maps = []
-    for scale in chosen:
-        params = initial_params(
-            jax.random.key(0),
-            0,
-            architecture,
-            scale=float(scale),
-            initializer=settings.initializer,
-        )
-        maps.append(signals.main_planes(params, x, architecture=architecture))
-    return (
-        xr.DataArray(
-            np.array(maps),
-            dims=("scale", "hidden_layer", "image", "axis"),
-            coords={"scale": chosen, "hidden_layer": result.hidden_layer},
-        ),
-        digits,
-    )
+    network = network_of(settings)
+    key = training.weights_key(jax.random.key(0), 0)
+    maps = [
+        signals.main_planes(network, network.init(key, scale=float(scale)), x)
+        for scale in chosen
+    ]
+    dims = ("scale", "hidden_layer", "image", "axis")
+    places = {"scale": chosen, "hidden_layer": result.hidden_layer}
+    return xr.DataArray(np.array(maps), places, dims), y
 
 
 if __name__ == "__main__":

@@ -47,27 +47,27 @@ def main(settings: Settings) -> int:
     import jax
     from tqdm import tqdm
 
-    from snn_jax import backprop, losses, mnist, networks, runs
+    from snn_jax import backprop, files, gradients, mnist
+    from snn_jax.networks import SHALLOW
+    from snn_jax.recipe import Recipe
     from snn_jax.sweep import sweep
 
-    dataset = mnist.load(settings.data)
-    command_line.expect_batch_size(settings.batch_size, len(dataset.train.y))
+    data = mnist.load(settings.data)
+    command_line.expect_batch_size(settings.batch_size, len(data.train.y))
     by_hand = settings.gradient == "manual"
+    gradient_of = backprop.value_and_grad if by_hand else gradients.by_autodiff
+    recipe = Recipe(
+        SHALLOW,
+        value_and_grad=gradient_of(SHALLOW),
+        num_epochs=settings.epochs,
+        batch_size=settings.batch_size,
+    )
+    axes = {"scale": [INIT_SCALE], "learning_rate": [settings.learning_rate]}
+    key = jax.random.key(settings.seed)
     with tqdm(total=settings.epochs, desc="training", unit="epoch") as bar:
-        result = sweep(
-            jax.random.key(settings.seed),
-            dataset,
-            architecture=networks.SHALLOW,
-            scales=[INIT_SCALE],
-            learning_rates=[settings.learning_rate],
-            num_seeds=1,
-            num_epochs=settings.epochs,
-            batch_size=settings.batch_size,
-            value_and_grad=(backprop if by_hand else losses).value_and_grad,
-            report=bar.update,
-        )
+        result = sweep(key, data, recipe, axes, report=bar.update)
     made_with = asdict(settings) | {"commit": command_line.commit()}
-    runs.save(settings.out, result, made_with)
+    files.save(settings.out, result, made_with)
 
     one = result.isel(scale=0, learning_rate=0, seed=0)
     print(
@@ -80,14 +80,11 @@ def main(settings: Settings) -> int:
             f"{epoch:>5} {train_loss:>11} {float(row.valid_loss):>12.4f} "
             f"{100 * float(row.valid_accuracy):>14.2f} %"
         )
-    print()
+    how = "derived by hand" if by_hand else "by automatic differentiation"
+    print(f"\ngradient: {how}")
     print(
-        "gradient: "
-        + ("derived by hand" if by_hand else "by automatic differentiation")
-    )
-    print(
-        f"Losses in nats; a network that knows nothing pays {result.plateau_loss:.3f}. "
-        f"Saved in {settings.out}."
+        "Losses in nats; a network that knows nothing pays "
+        f"{float(result.plateau_loss):.3f}. Saved in {settings.out}."
     )
     print(f"test accuracy: {100 * float(one.test_accuracy):.2f} %")
     return 0

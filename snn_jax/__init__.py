@@ -1,24 +1,36 @@
 """Why does a deep sigmoid network not learn MNIST? Networks, gradients, sweeps.
 
-One file a subject, from what is computed to what is seen:
+Pure functions in, a labelled result out. One file a subject, from what is computed to
+what is seen:
 
-    mnist       the data set, and readers for the files people have
-    networks    architectures, initial parameters, the forward pass
-    losses      negative log-likelihood, accuracy, the class-prior plateau
-    shallow     the assignment's two-layer network, every gradient derived on one screen
-    backprop    the same for any depth and for batches
-    gradcheck   four independent ways to a gradient, compared
-    signals     per-layer numbers: gradients, saturation, what a probe still reads
-    meanfield   what theory predicts for the same numbers
-    training    one training run as a pure function
-    vectorized  the same for many networks at once, fast
-    ensemble    many networks on all devices: start, train, evaluate, measure
-    sweep       init scales x learning rates x seeds, labelled
-    diagnosis   the verdict on each network, with its evidence
-    remedies    what makes the deep network learn, as a league table
-    answer      the assignment's questions, answered in words and tables
-    runs        a run's folder on disk: finished chunks, resuming, the result
-    cluster     chunks of a sweep on many machines
-    figures     pictures of a result
-    report      one page with all of it
+    datasets      what is learned from: three pairs of arrays
+    mnist         the data set, and readers for the files people have
+    activations   functions of z, with exact slopes
+    initializers  ways to draw weights
+    networks      any pair of functions; the family of the assignment
+    losses        of any number of classes, and the plateau
+    gradients     by autodiff, or a user's, in JAX or NumPy
+    shallow       the assignment's two-layer network, every gradient derived
+    backprop      the same for any depth and for batches
+    gradcheck     is a gradient right? leaf by leaf
+    recipe        what a training run is
+    training      the loop
+    fast          the same for many networks at once, written for speed
+    signals       numbers of each layer: gradients, saturation, what a probe still reads
+    engines       which engine and whose gradient
+    devices       arrays and compiled functions on all devices
+    ensemble      the networks of one program
+    axes          named axes, and who takes their values
+    sweep         a network for every point and seed
+    results       chunks of numbers, put together and labelled
+    identity      what computes a result
+    files         files that are never half written
+    store         a folder of finished chunks: resuming, shards
+    cluster       chunks of a sweep on many machines
+    meanfield     what theory predicts
+    comparison    theory beside measurement
+    diagnosis     the verdict on each network, with its evidence
+    remedies      what makes the deep network learn
+    figures       pictures of a result
+    report        one page with all of it
 """

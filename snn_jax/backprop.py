@@ -25,7 +25,7 @@ Four steps give every derivative.
 
         delta_l = (W_{l+1}^T delta_{l+1}) * f'(z_l)
 
-    f' stands in ``networks.ACTIVATIONS``, next to f; for the sigmoid it is f (1 - f).
+    f' comes from ``activations.slope``; for the sigmoid it is f (1 - f).
     This line is the vanishing gradient: the sigmoid's f' is at most 1/4, so
     |delta_l| <= 1/4 ||W_{l+1}|| |delta_{l+1}|, once for every layer on the way down.
 
@@ -72,17 +72,21 @@ Two additions, for networks that have them:
     It takes the place of delta in (3) and in W^T delta. And since z[i] = g[i] n[i] +
     b[i], dg_l = delta_l n_l.
 
-That is every network of ``networks.Architecture``, with the loss of the assignment. For
-other losses use autodiff; only (1) would change.
+That is every ``networks.MLP``, with the loss of the assignment. With another loss only
+(1) changes: its derivative by the outputs, one image alone, is left to autodiff.
 """
 
-from typing import NamedTuple
+import functools
+from typing import Any, NamedTuple
 
 import jax
 from jaxtyping import Array, Float
 
 from snn_jax import losses, networks
-from snn_jax.networks import Architecture, Images, Labels, Params
+from snn_jax.activations import slope
+from snn_jax.gradients import ValueAndGrad
+from snn_jax.losses import Loss
+from snn_jax.networks import MLP, Images, Params
 
 
 class Passes(NamedTuple):
@@ -109,31 +113,30 @@ class Passes(NamedTuple):
 
 
 def forward_backward(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
+    network: MLP, params: Params, x: Images, y: Any, loss: Loss = losses.nll
 ) -> Passes:
     """The errors of every layer and image, by equations (1), (2), (5) and (6).
 
     Args:
-        params: as from ``networks.init``.
+        network: whose parameters they are.
+        params: as from ``network.init``.
         x: images, one a row.
-        y: labels in [0, K).
-        architecture: of the network.
+        y: labels in [0, K), or what else the loss wants.
+        loss: of a batch of outputs.
     """
-    derivative = networks.ACTIVATIONS[architecture.activation].derivative
-    inputs, z = networks.forward(params, x, architecture=architecture)
-    p = jax.nn.softmax(z[-1], axis=0)
-    delta = p - jax.nn.one_hot(y, p.shape[0], dtype=p.dtype, axis=0)  # (1)
+    inputs, z = network.forward(params, x)
+    if loss is losses.nll:
+        p = jax.nn.softmax(z[-1], axis=0)
+        delta = p - jax.nn.one_hot(y, p.shape[0], dtype=p.dtype, axis=0)  # (1)
+    else:
+        delta = jax.grad(lambda z: loss(z.T, y).sum())(z[-1])
     deltas, sum_deltas, normalized = [delta], [delta], {}
-    above = params[f"W{architecture.num_layers}"].T @ delta  # d loss / d a_{L-1}
-    for layer in range(architecture.num_layers - 1, 0, -1):
-        delta = above * derivative(z[layer - 1])  # (2)
+    above = params[f"W{network.num_layers}"].T @ delta  # d loss / d a_{L-1}
+    for layer in range(network.num_layers - 1, 0, -1):
+        delta = above * slope(network.activation, z[layer - 1])  # (2)
         sum_delta = delta
-        if architecture.normalizes(layer):  # (6)
-            kind = architecture.normalization
+        if network.normalizes(layer):  # (6)
+            kind = network.normalization
             n, std = networks.normalize(params[f"W{layer}"] @ inputs[layer - 1], kind)
             axis = networks.NORMALIZED_AXIS[kind]
             e = params[f"g{layer}"][:, None] * delta
@@ -145,43 +148,44 @@ def forward_backward(
         sum_deltas.insert(0, sum_delta)
         if layer > 1:
             below = params[f"W{layer}"].T @ sum_delta
-            above = below + above if architecture.skips(layer) else below  # (5)
+            above = below + above if network.skips(layer) else below  # (5)
     return Passes(inputs, z, deltas, sum_deltas, normalized)
 
 
-def value_and_grad(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-) -> tuple[Float[Array, ""], Params]:
+@functools.cache
+def value_and_grad(network: MLP, loss: Loss = losses.nll) -> ValueAndGrad:
     """The mean loss of a batch and its gradient, by the equations above.
 
-    The same arguments and the same result as ``losses.value_and_grad``, which is
-    ``jax.value_and_grad`` of the loss: wherever one is used, so can be the other.
+    Its twin by machine is ``gradients.by_autodiff(network, loss)``.
 
     Returns:
-        loss: mean negative log-likelihood, in nats.
+        A function of (params, x, y) that gives
+
+        loss: the mean of the batch, in nats for ``losses.nll``;
         grads: a dictionary like params; ``grads["W1"]`` is dW1.
 
-    >>> params = networks.init(jax.random.key(0), networks.SHALLOW, gain=0.1)
+    >>> from snn_jax.networks import SHALLOW
+    >>> params = SHALLOW.init(jax.random.key(0), scale=0.1)
     >>> x, y = jax.numpy.ones((2, 784)), jax.numpy.array([3, 5])
-    >>> loss, grads = value_and_grad(params, x, y, architecture=networks.SHALLOW)
+    >>> loss, grads = value_and_grad(SHALLOW)(params, x, y)
     >>> {name: grad.shape for name, grad in grads.items()}
     {'W1': (20, 784), 'b1': (20,), 'W2': (10, 20), 'b2': (10,)}
     >>> bool(abs(grads["b2"].sum()) < 1e-6)  # since delta_L sums to 0
     True
     """
-    passes = forward_backward(params, x, y, architecture=architecture)
-    loss = losses.nll(passes.pre_activations[-1].T, y).mean()
-    batch_size = x.shape[0]
-    grads: Params = {}
-    for i, (a, delta) in enumerate(zip(passes.inputs, passes.deltas, strict=True)):
-        layer = i + 1
-        grads[f"W{layer}"] = passes.sum_deltas[i] @ a.T / batch_size  # (3)
-        if architecture.biases:
-            grads[f"b{layer}"] = delta.mean(axis=1)  # (4)
-        if architecture.normalizes(layer):
-            grads[f"g{layer}"] = (delta * passes.normalized[layer]).mean(axis=1)  # (6)
-    return loss, grads
+
+    def by_hand(params: Params, x: Images, y: Any) -> tuple[Float[Array, ""], Params]:
+        passes = forward_backward(network, params, x, y, loss)
+        value = loss(passes.pre_activations[-1].T, y).mean()
+        grads: Params = {}
+        for i, (a, delta) in enumerate(zip(passes.inputs, passes.deltas, strict=True)):
+            layer = i + 1
+            grads[f"W{layer}"] = passes.sum_deltas[i] @ a.T / len(y)  # (3)
+            if network.biases:
+                grads[f"b{layer}"] = delta.mean(axis=1)  # (4)
+            if network.normalizes(layer):
+                n = passes.normalized[layer]
+                grads[f"g{layer}"] = (delta * n).mean(axis=1)  # (6)
+        return value, grads
+
+    return by_hand

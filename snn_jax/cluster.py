@@ -2,19 +2,18 @@
 
 A sweep is a bag of chunks without communication, which is what Ray's tasks are for: it
 spreads them over the cluster, retries those of lost workers, and starts a cluster on
-this machine if none is named. The process that asks keeps nothing but the chunks that
-are on their way to the disk. Optional: pip install 'snn_jax[ray]'.
+this machine if none is named. Ray ships the sweep as it is, with the user's functions.
+The process that asks keeps nothing but the chunks that are on their way to the disk.
+Optional: pip install 'snn_jax[ray]'.
 """
 
-import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
-from snn_jax.runs import Engine, RunError, identity
+from snn_jax.identity import RunError, identity_of
+from snn_jax.store import Engine
 from snn_jax.sweep import Chunk, Sweep
 
 # Tasks under way or waiting, for each that can run: enough to keep all workers busy,
@@ -22,52 +21,33 @@ from snn_jax.sweep import Chunk, Sweep
 IN_FLIGHT = 2
 
 
-@dataclass(frozen=True)
-class Job:
-    """What a worker needs to build the sweep again; travels by pickle.
-
-    Attributes:
-        seed: of the sweep's key.
-        data: for ``mnist.load``; the same path on all machines, or None.
-        settings: further arguments of ``Sweep``, by name.
-    """
-
-    seed: int
-    data: Path | None
-    settings: tuple[tuple[str, Any], ...]
-
-    def build(self) -> Sweep:
-        """The sweep; the data are read and placed."""
-        import jax
-
-        from snn_jax import mnist
-
-        key = jax.random.key(self.seed)
-        return Sweep(key, mnist.load(self.data), **dict(self.settings))
+# The sweep that this worker has built, by its reference: it may hold all the data.
+_built: dict[str, Sweep] = {}
 
 
-@functools.lru_cache(maxsize=1)
-def _built(job: Job) -> Sweep:
-    return job.build()
-
-
-def _run_chunk(job: Job, chunk: int) -> tuple[dict[str, str], Chunk]:
+def _run_chunk(shared: list[Any], chunk: int) -> tuple[dict[str, str], Chunk]:
     """A task: what the chunk's bits depend on here, and the chunk."""
-    sweep = _built(job)
+    import ray
+
+    name = shared[0].hex()
+    if name not in _built:
+        _built.clear()
+        _built[name] = ray.get(shared[0])
+    sweep = _built[name]
     (found,) = sweep.run_chunks([chunk])
-    return identity(sweep), found
+    return identity_of(sweep).words, found
 
 
-def ray_engine(job: Job, address: str | None = None) -> Engine:
-    """An engine for ``runs.complete`` that computes chunks on a Ray cluster.
+def ray_engine(sweep: Sweep, address: str | None = None) -> Engine:
+    """An engine for ``store.complete`` that computes chunks on a Ray cluster.
 
     Args:
-        job: the sweep; its settings must contain the width, since machines may differ.
+        sweep: whose chunks are asked for; ``store.complete`` has to be given the same.
         address: of a running cluster, as for ``ray.init``; None starts one here.
 
     Raises:
         RunError: Ray is not installed; or, from the engine, a worker has other
-            versions, data or devices than the process that asks.
+            versions, programs, data or devices than the process that asks.
     """
     try:
         import ray
@@ -103,9 +83,9 @@ def ray_engine(job: Job, address: str | None = None) -> Engine:
             max_retries=-1,
             retry_exceptions=False,
         )(_run_chunk)
-        shared = ray.put(job)
-        mine = identity(_built(job))
-        num_epochs = dict(job.settings)["num_epochs"]
+        # In a list, so that a worker gets the reference and unpacks the sweep once.
+        shared = [ray.put(sweep)]
+        mine = identity_of(sweep)
         waiting = list(reversed(todo))
         flying: dict[Any, int] = {}
         try:
@@ -116,13 +96,11 @@ def ray_engine(job: Job, address: str | None = None) -> Engine:
                 (done, *_), _ = ray.wait(list(flying), num_returns=1)
                 chunk = flying.pop(done)
                 theirs, arrays = ray.get(done)
-                for name, value in mine.items():
-                    if theirs[name] != value:
-                        raise RunError(
-                            f"a worker: expected {name} {value}, as here, found "
-                            f"{theirs[name]}"
-                        )
-                report(len(arrays["test_loss"]) * num_epochs)
+                if different := mine.differences(theirs):
+                    raise RunError(
+                        f"a worker: expected the same as here, found {different[0]}"
+                    )
+                report(len(arrays["test_loss"]) * sweep.recipe.num_looks)
                 yield chunk, arrays
         finally:
             for reference in flying:

@@ -2,11 +2,16 @@
 
 A verdict is drawn from three curves over the epochs seen so far, T of them:
 
-    information   H0 - loss in nats: what the network knows of the labels
-    spread        standard deviation over images of the top hidden layer: the plateau is
-                  a saddle, and long before the loss moves the differences between
-                  images grow, by a factor an epoch, until they are large enough to use
+    information   plateau loss - loss: what the network knows of the targets
+    spread        standard deviation over examples of the top hidden layer: the plateau
+                  is a saddle, and long before the loss moves the differences between
+                  examples grow, by a factor an epoch, until they are large enough to
+                  use
     saturation    fraction of saturated units in the hidden layers above the first
+
+All that there is to know is H0, the label entropy: the loss of the best constant
+output. Thresholds of information are shares of it, for any loss and number of classes.
+With several looks an epoch, read "looks" for "epochs" throughout.
 
 Every verdict says how far it reaches (its horizon), so that it can be wrong; the
 thresholds were set on one set of networks (depth 5, batch 32) and hold on others (other
@@ -14,30 +19,39 @@ depths, learning rates, seeds and batch sizes), see ``tests/test_diagnosis.py``.
 """
 
 import math
-from typing import NamedTuple
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
 
-# Nats. On the plateau the noise of the batches moves the loss by up to 0.005 at
-# learning rates to 1; a network that leaves it gains 0.2 within an epoch or two, when
-# the first digit stands out. Anything between 0.01 and 0.1 separates the two.
-LEFT_PLATEAU = 0.02
-# Share of the label entropy, all that there is to know, that counts as having learned.
+# Shares of the label entropy, set in nats on ten equally frequent classes.
+TEN_CLASSES = math.log(10)
+# On the plateau the noise of the batches moves the loss by up to 0.005 nats at learning
+# rates to 1; a network that leaves it gains 0.2 within an epoch or two, when the first
+# class stands out. Anything between 0.01 and 0.1 separates the two.
+LEFT_PLATEAU = 0.02 / TEN_CLASSES
+# What counts as having learned.
 LEARNED = 0.5
-# Of ten equally frequent classes, in nats.
-LABEL_ENTROPY = math.log(10)
 # A loss this far above H0 is worse than knowing nothing, by more than noise.
-WORSE_THAN_PLATEAU = 0.3
-# Nats that a network would gain at its present rate if it ran as long again. A
-# converged one gains less than the first, one that learns more than the second.
-CONVERGED_GAIN = 0.1
-LEARNING_GAIN = 0.25
-# From this share of saturated units on, layer after layer, the image hardly matters.
+WORSE_THAN_PLATEAU = 0.3 / TEN_CLASSES
+# What a network would gain at its present rate if it ran as long again. A converged one
+# gains less than the first, one that learns more than the second.
+CONVERGED_GAIN = 0.1 / TEN_CLASSES
+LEARNING_GAIN = 0.25 / TEN_CLASSES
+# A converged network stays within this of where it is.
+CONVERGED_CHANGE = 0.3 / TEN_CLASSES
+# From this share of saturated units on, layer after layer, the input hardly matters.
 MOSTLY_SATURATED = 0.7
-# Spread at which differences between images begin to feed their own growth: networks
+# Spread at which differences between examples begin to feed their own growth: networks
 # with more than this leave the plateau sooner than their past growth tells.
 READY_TO_LEAVE = 2e-4
+# The same where layers are not known: smallest over largest gradient of the arrays of
+# parameters.
+READY_GRADIENT_RATIO = 1e-3
+# A network stands still if none of its arrays would change by more than this share of
+# itself if it ran as long again at its present pace.
+STANDS_STILL = 0.02
 # Growth speeds up before the end; a network is called stuck only if it would take twice
 # as long as the horizon at the growth seen so far.
 SAFETY = 2
@@ -56,39 +70,24 @@ class Kind(NamedTuple):
 
 
 KINDS = (
-    Kind(
-        "converged",
-        "has learned, and will gain or lose less than 0.3 nats",
-        4,
-        "nothing, or a wider network",
-    ),
+    Kind("converged",
+         f"has learned, and will gain or lose less than {100 * CONVERGED_CHANGE:.0f} % "
+         "of what there is to know", 4, "nothing, or a wider network"),
     Kind("learning", "will know more than now", 4, "train longer"),
-    Kind(
-        "slow",
-        "has left the plateau but will not have learned half of what there is to know",
-        2,
-        "a larger learning rate",
-    ),
-    Kind(
-        "vanishing",
-        "is stuck on the class-prior plateau and will still be",
-        2,
-        "a larger init scale, so that gradients reach the first layer",
-    ),
-    Kind(
-        "saturated",
-        "has most units at 0 or 1 and will not learn half of what there is to know",
-        4,
-        "a smaller init scale, so that units can move",
-    ),
+    Kind("slow",
+         "has left the plateau but will not have learned half of what there is to know",
+         2, "a larger learning rate"),
+    Kind("vanishing",
+         "is stuck on the plateau, no better than one constant output, and will still "
+         "be", 2, "a larger init scale, so that gradients reach the first layer"),
+    Kind("saturated",
+         "has most units saturated and will not learn half of what there is to know",
+         4, "a smaller init scale, so that units can move"),
     Kind("diverged", "has no finite loss, or one worse than guessing", 4,
          "a smaller learning rate"),
-    Kind(
-        "too early to tell",
-        "is on the plateau, and may leave it within four times as many epochs",
-        4,
-        "train longer before judging",
-    ),
+    Kind("too early to tell",
+         "is on the plateau, and may leave it within four times as many epochs",
+         4, "train longer before judging"),
 )  # fmt: skip
 NAMES = tuple(kind.name for kind in KINDS)
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -100,29 +99,33 @@ class Verdict(NamedTuple):
 
     Attributes:
         kind: name, claim, horizon, first thing to try.
-        information: what the network knows of the labels after T epochs, in nats.
+        information: what the network knows of the targets after T epochs, in the unit
+            of the loss.
+        label_entropy: all that there is to know.
         gain: what it would gain in another T epochs at the rate of the last quarter.
-        saturation: of the hidden layers above the first.
-        epochs_to_leave: for a network on the plateau, epochs until its images differ
-            enough to leave, at the growth of the second half; else 0.
+        saturation: of the hidden layers above the first; NaN if not known.
+        epochs_to_leave: for a network on the plateau, epochs until its examples differ
+            enough to leave, at the growth of the second half, NaN if not known; else 0.
     """
 
     kind: Kind
     information: float
+    label_entropy: float
     gain: float
     saturation: float
     epochs_to_leave: float
 
     def __str__(self) -> str:
-        evidence = f"information {self.information:.3f} nats"
+        evidence = f"information {self.information:.3f} of {self.label_entropy:.3f}"
         if self.kind.name in ("converged", "learning", "slow", "diverged"):
             evidence += f", gain {self.gain:+.3f} in as many epochs again"
         if self.kind.name == "saturated":
             evidence += f", {100 * self.saturation:.0f} % of the units saturated"
         if self.kind.name in ("vanishing", "too early to tell"):
-            far = "never" if np.isinf(self.epochs_to_leave) else "about"
-            epochs = "" if far == "never" else f" {self.epochs_to_leave:.0f} epochs"
-            evidence += f", to leave the plateau: {far}{epochs}"
+            epochs = f"about {self.epochs_to_leave:.0f} epochs"
+            if not np.isfinite(self.epochs_to_leave):
+                epochs = "never" if np.isinf(self.epochs_to_leave) else "unknown"
+            evidence += f", to leave the plateau: {epochs}"
         return f"{self.kind.name}: {evidence}; first try {self.kind.advice}"
 
 
@@ -131,6 +134,8 @@ def _epochs_to_leave(spread: np.ndarray) -> float:
     num_epochs = len(spread) - 1
     back = max(1, num_epochs // 2)
     now, before = float(spread[-1]), float(spread[-1 - back])
+    if np.isnan(now):
+        return np.nan
     if now >= READY_TO_LEAVE:
         return 0.0
     if not 0 < before < now:
@@ -144,37 +149,42 @@ def diagnose(
     spread: np.ndarray,
     saturation: np.ndarray,
     *,
-    label_entropy: float = LABEL_ENTROPY,
+    label_entropy: float,
 ) -> Verdict:
     """The verdict on one network from its first T epochs.
 
     Args:
-        information: (T + 1,) label information H0 - loss after epochs 0 to T, in nats.
-        spread: (T + 1,) of the top hidden layer's activations over images, float64.
+        information: (T + 1,) plateau loss - loss after epochs 0 to T.
+        spread: (T + 1,) of the top hidden layer's activations over examples, float64;
+            NaN if not known: then it is too early to call a network vanishing.
         saturation: (T + 1,) mean saturated fraction of the hidden layers above the
-            first, or of the first if it is the only one.
-        label_entropy: H0 in nats, all that there is to know.
+            first, or of the first if it is the only one; NaN if not known: then no
+            network is called saturated.
+        label_entropy: H0, all that there is to know, in the unit of the information.
 
     Raises:
-        ValueError: fewer than one epoch.
+        ValueError: fewer than one epoch, or nothing to know.
 
     >>> flat = np.zeros(11)
-    >>> print(diagnose(flat, 1e-9 * np.ones(11), flat))
-    vanishing: information 0.000 nats, to leave the plateau: never; first try a larger \
-init scale, so that gradients reach the first layer
+    >>> print(diagnose(flat, 1e-9 * np.ones(11), flat, label_entropy=np.log(10)))
+    vanishing: information 0.000 of 2.303, to leave the plateau: never; first try a \
+larger init scale, so that gradients reach the first layer
     """
     num_epochs = len(information) - 1
     if num_epochs < 1:
         raise ValueError(f"epochs: expected at least 1, found {num_epochs}")
+    if not label_entropy > 0:
+        raise ValueError(f"label_entropy: expected above 0, found {label_entropy}")
     back = max(1, num_epochs // 4)
-    now = float(information[-1])
-    gain = (now - float(information[-1 - back])) * num_epochs / back
+    H0 = float(label_entropy)
+    before, now = (float(information[i]) / H0 for i in (-1 - back, -1))
+    gain = (now - before) * num_epochs / back
     saturated = float(saturation[-1])
     to_leave = 0.0
 
     if not np.isfinite(now) or (now < -WORSE_THAN_PLATEAU and gain < LEARNING_GAIN):
         name = "diverged"
-    elif now >= LEARNED * label_entropy:
+    elif now >= LEARNED:
         name = "converged" if gain < CONVERGED_GAIN else "learning"
     elif saturated > MOSTLY_SATURATED and (now < LEFT_PLATEAU or gain < LEARNING_GAIN):
         name = "saturated"
@@ -183,97 +193,130 @@ init scale, so that gradients reach the first layer
     else:
         to_leave = _epochs_to_leave(spread)
         beyond = (BY_NAME["vanishing"].horizon - 1) * num_epochs
-        name = "vanishing" if to_leave > SAFETY * beyond else "too early to tell"
-    return Verdict(BY_NAME[name], now, gain, saturated, to_leave)
+        stuck = to_leave > SAFETY * beyond and now > -WORSE_THAN_PLATEAU
+        name = "vanishing" if stuck else "too early to tell"
+    return Verdict(BY_NAME[name], H0 * now, H0, H0 * gain, saturated, to_leave)
 
 
-def _curves(result: xr.Dataset, epoch: int) -> tuple[np.ndarray, ...]:
-    """Information, spread and saturation of every network up to an epoch."""
-    seen = result.sel(epoch=slice(0, epoch))
-    above_first = slice(1, None) if result.sizes["hidden_layer"] > 1 else slice(None)
-    saturation = seen.saturation.isel(hidden_layer=above_first).mean("hidden_layer")
-    curves = (
-        seen.label_information,
-        seen.activation_spread.isel(hidden_layer=-1),
-        saturation,
+def _spread(result: xr.Dataset) -> xr.DataArray:
+    """Of each network's own top hidden layer, or what says as much."""
+    spread = xr.full_like(result["label_information"], np.nan)
+    if "activation_spread" in result:
+        layers = result["activation_spread"]
+        # Where networks differ in depth, the layers that one has not are NaN.
+        there = layers.notnull().any("epoch")
+        top = there & ~there.shift(hidden_layer=-1, fill_value=False)
+        spread = layers.where(top).sum("hidden_layer", min_count=1)
+    if "leaf" in result.dims and "gradient_rms" in result:
+        leaves = result["gradient_rms"]
+        # Arrays that the loss never depends on tell nothing.
+        leaves = leaves.where((leaves > 0).any("epoch"))
+        ratio = leaves.min("leaf") / leaves.max("leaf")
+        pace = result["weight_change"].isel(epoch=-1).max("leaf")
+        still = pace * (result.sizes["epoch"] - 1) < STANDS_STILL
+        growing = READY_TO_LEAVE / READY_GRADIENT_RATIO * ratio
+        spread = spread.fillna(growing.where(~still, 0))
+    return spread
+
+
+def _saturation(result: xr.Dataset) -> xr.DataArray:
+    """Of the hidden layers above the first, or of the only one."""
+    if "saturation" not in result:
+        return xr.full_like(result["label_information"], np.nan)
+    first, above = (
+        result["saturation"].isel(hidden_layer=layers).mean("hidden_layer")
+        for layers in ([0], slice(1, None))
     )
-    return tuple(curve.transpose(..., "epoch").values for curve in curves)
+    return above.fillna(first)
 
 
-def verdicts(result: xr.Dataset, epoch: int | None = None) -> xr.DataArray:
+def _each(result: xr.Dataset, values: xr.DataArray) -> np.ndarray:
+    """For every network, networks first, in the order of ``test_loss``."""
+    whole = values.broadcast_like(result.test_loss)
+    return np.asarray(whole.transpose(*result.test_loss.dims, ...))
+
+
+def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArray:
     """The verdict on every network of a sweep.
 
+    Of a network whose layers are not known the evidence is ``gradient_rms``, by which
+    one array of its parameters is reached so much less than another, and
+    ``weight_change``, if it stands still. Without signals nothing is called vanishing;
+    without ``saturation`` nothing saturated.
+
     Args:
-        result: as from ``sweep.sweep``, with at least one hidden layer.
+        result: as from ``sweep.sweep``, with any axes and any loss.
         epoch: the last epoch that the verdicts may know of; all of them by default.
 
     Returns:
-        (scale, learning_rate, seed), an index into ``NAMES``, with the names in the
-        attribute ``flag_meanings`` as the CF conventions want them.
+        An index into ``NAMES`` for every network, with the dimensions of ``test_loss``
+        and the names in the attribute ``flag_meanings`` as the CF conventions want.
+
+    Raises:
+        ValueError: fewer than one epoch, or a loss that is 0 for a constant output.
     """
-    last = int(result.epoch[-1]) if epoch is None else epoch
-    information, spread, saturation = _curves(result, last)
+    last = float(result.epoch[-1]) if epoch is None else epoch
+    seen = result.sel(epoch=slice(0, last))
+    information = _each(seen, seen.label_information)
+    spread, saturation = _each(seen, _spread(seen)), _each(seen, _saturation(seen))
+    entropy = _each(seen, seen.label_entropy)
     found = np.zeros(information.shape[:-1], np.int32)
     for network in np.ndindex(found.shape):
-        verdict = diagnose(
-            information[network],
-            spread[network],
-            saturation[network],
-            label_entropy=result.attrs["label_entropy"],
-        )
+        curves = information[network], spread[network], saturation[network]
+        verdict = diagnose(*curves, label_entropy=float(entropy[network]))
         found[network] = NAMES.index(verdict.kind.name)
+    attrs = {
+        "long_name": f"verdict after {last:g} epochs",
+        "flag_values": np.arange(len(NAMES), dtype=np.int32),
+        "flag_meanings": " ".join(name.replace(" ", "_") for name in NAMES),
+    }
     return xr.DataArray(
-        found,
-        dims=("scale", "learning_rate", "seed"),
-        coords={name: result[name] for name in ("scale", "learning_rate", "seed")},
-        attrs={
-            "long_name": f"verdict after {last} epochs",
-            "flag_values": np.arange(len(NAMES), dtype=np.int32),
-            "flag_meanings": " ".join(name.replace(" ", "_") for name in NAMES),
-        },
+        found, result.test_loss.coords, result.test_loss.dims, attrs=attrs
     )
 
 
-def was_right(
-    verdict: str,
-    information: np.ndarray,
-    num_epochs: int,
-    *,
-    label_entropy: float = LABEL_ENTROPY,
-) -> bool:
+def was_right(verdict: str, known: np.ndarray, num_epochs: int) -> bool:
     """Whether the claim of a verdict after num_epochs came true within its horizon.
 
     Args:
         verdict: a name.
-        information: (more epochs,) the label information of the whole, longer run.
+        known: (more epochs,) the label information of the whole, longer run, as a share
+            of the label entropy.
         num_epochs: T, those that the verdict knew of.
-        label_entropy: H0 in nats.
 
     Raises:
         ValueError: the run does not reach the horizon.
     """
     horizon = BY_NAME[verdict].horizon * num_epochs
-    if horizon >= len(information):
+    if horizon >= len(known):
         raise ValueError(
-            f"information: expected more than {horizon} epochs, the horizon, found "
-            f"{len(information) - 1}"
+            f"known: expected more than {horizon} epochs, the horizon, found "
+            f"{len(known) - 1}"
         )
-    then, later = float(information[num_epochs]), float(information[horizon])
     # What happened on the way: noise may take a network over a line and back.
-    way = information[num_epochs : horizon + 1]
+    way = known[num_epochs : horizon + 1]
+    then, later = float(way[0]), float(way[-1])
     return {
-        "converged": abs(later - then) < 0.3,
+        "converged": abs(later - then) < CONVERGED_CHANGE,
         "learning": later > then,
-        "slow": later < LEARNED * label_entropy,
+        "slow": later < LEARNED,
         "vanishing": bool((way < LEFT_PLATEAU).all()),
-        "saturated": later < LEARNED * label_entropy,
+        "saturated": later < LEARNED,
         "diverged": not later > LEFT_PLATEAU,
-        # It claims nothing: what counts is how rarely it is needed.
-        "too early to tell": True,
+        "too early to tell": True,  # it claims nothing
     }[verdict]
 
 
-def confusion(result: xr.Dataset, epoch: int) -> xr.DataArray:
+def _counts(
+    found: np.ndarray, ends: np.ndarray, name: str, labels: Sequence[Any]
+) -> xr.DataArray:
+    """Counts of networks, a row a verdict, a column an end."""
+    counts = np.zeros((len(NAMES), len(labels)), int)
+    np.add.at(counts, (found.ravel(), ends.ravel()), 1)
+    return xr.DataArray(counts, {"verdict": list(NAMES), name: list(labels)})
+
+
+def confusion(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
     """Verdicts after some epochs against what became of the networks.
 
     Args:
@@ -283,28 +326,19 @@ def confusion(result: xr.Dataset, epoch: int) -> xr.DataArray:
     Returns:
         (verdict, came_true) counts of networks.
     """
-    information, _, _ = _curves(result, int(result.epoch[-1]))
+    known = _each(result, result.label_information / result.label_entropy)
+    num_looks = int((result.epoch <= epoch).sum()) - 1
     found = verdicts(result, epoch).values
-    counts = np.zeros((len(NAMES), 2), int)
+    right = np.zeros_like(found)
     for network in np.ndindex(found.shape):
-        right = was_right(
-            NAMES[found[network]],
-            information[network],
-            epoch,
-            label_entropy=result.attrs["label_entropy"],
-        )
-        counts[found[network], int(right)] += 1
-    return xr.DataArray(
-        counts,
-        dims=("verdict", "came_true"),
-        coords={"verdict": list(NAMES), "came_true": [False, True]},
-    )
+        right[network] = was_right(NAMES[found[network]], known[network], num_looks)
+    return _counts(found, right, "came_true", [False, True])
 
 
 OUTCOMES = ("on the plateau", "knows something", "has learned", "diverged")
 
 
-def outcomes(result: xr.Dataset, epoch: int) -> xr.DataArray:
+def outcomes(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
     """Verdicts after some epochs against where the networks are after all of them.
 
     Args:
@@ -314,20 +348,9 @@ def outcomes(result: xr.Dataset, epoch: int) -> xr.DataArray:
     Returns:
         (verdict, outcome) counts of networks.
     """
-    information, _, _ = _curves(result, int(result.epoch[-1]))
-    found = verdicts(result, epoch).values
-    counts = np.zeros((len(NAMES), len(OUTCOMES)), int)
-    for network in np.ndindex(found.shape):
-        last = float(information[network][-1])
-        if not np.isfinite(last) or last < -WORSE_THAN_PLATEAU:
-            outcome = 3
-        elif last >= LEARNED * result.attrs["label_entropy"]:
-            outcome = 2
-        else:
-            outcome = int(last > LEFT_PLATEAU)
-        counts[found[network], outcome] += 1
-    return xr.DataArray(
-        counts,
-        dims=("verdict", "outcome"),
-        coords={"verdict": list(NAMES), "outcome": list(OUTCOMES)},
-    )
+    last = result.label_information.isel(epoch=-1) / result.label_entropy
+    known = _each(result, last)
+    diverged = ~np.isfinite(known) | (known < -WORSE_THAN_PLATEAU)
+    ends = np.digitize(known, [LEFT_PLATEAU, LEARNED])
+    ends = np.where(diverged, OUTCOMES.index("diverged"), ends)
+    return _counts(verdicts(result, epoch).values, ends, "outcome", OUTCOMES)

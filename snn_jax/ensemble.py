@@ -1,271 +1,187 @@
-"""Many networks, trained at once on all devices: by ``vmap``, or faster.
+"""Many networks of one program, trained at once on all devices.
 
-An ``Ensemble`` maps ``training.run_epoch`` over networks: with ``jax.vmap``, or with
-``vectorized``, which does the same faster for plain SGD and narrow layers. All networks
-see the same batches in the same order, so that the first layer of all networks is one
-matrix product. Every device trains a fixed number of networks at a time: a network's
-result depends neither on how many devices there are nor on its neighbours.
+An ``Ensemble`` maps the functions of ``training`` over networks: with ``jax.vmap``, the
+engine "plain", or with ``fast``, which does the same faster for plain SGD and narrow
+layers. Every device trains a fixed number of networks at a time: a network's result
+depends neither on how many devices there are nor on its neighbours.
 
 JAX takes the whole CPU for one device, unless ``JAX_NUM_CPU_DEVICES`` says more: as
 many as there are cores are fastest.
 """
 
 import functools
-import itertools
 import math
-from collections.abc import Callable, Sequence
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
-from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
-from jaxtyping import Array, Float, Int, Key
+from jax.sharding import Mesh
+from jaxtyping import Array, Key
 
-from snn_jax import losses, networks, signals, training, vectorized
-from snn_jax.mnist import Dataset, Split
-from snn_jax.networks import Architecture, Images, Labels, Params
-from snn_jax.signals import Signals
-from snn_jax.training import Epoch, Evaluation, State, ValueAndGrad
+from snn_jax import datasets, devices, fast, gradients, signals, training
+from snn_jax.datasets import Dataset, Split
+from snn_jax.engines import Method, choose, default_width, sgd_rate
+from snn_jax.networks import Params
+from snn_jax.recipe import Observation, Recipe, given, takes, transformation
+from snn_jax.training import Evaluation, State
 
-# Networks that one CPU core trains side by side. Fewer leave vector registers and
-# matrix products half empty, more no longer fit its cache.
-WIDTH = 64
-# So many networks or fewer are faster by vmap, a few on each core.
-FEW, WIDTH_OF_FEW = 32, 8
-# Of a GPU, the share of its memory that the networks may take.
-GPU_MEMORY_SHARE = 0.5
-# Networks whose signals are measured at once, at most: their float64 activations fit a
-# core's cache.
-MEASURED_AT_ONCE = 4
+# Networks that are observed at once, at most: their float64 activations fit a core's
+# cache.
+OBSERVED_AT_ONCE = 4
 
-OptimizerFactory = Callable[[Any], optax.GradientTransformation]
-
-# How arrays lie on the devices: split along their first axis, or whole on each.
-SPLIT, WHOLE = PartitionSpec("networks"), PartitionSpec()  # type: ignore[no-untyped-call]
-
-
-def _mesh(num_networks: int, width: int) -> Mesh:
-    """As many devices as it takes to train the networks, width on each."""
-    devices = jax.devices()[: math.ceil(num_networks / width)]
-    return jax.make_mesh(
-        (len(devices),), ("networks",), (AxisType.Auto,), devices=devices
-    )
-
-
-@functools.cache
-def _compiler_options() -> dict[str, int]:
-    """LLVM uses half of an AVX-512 register unless told; nothing changes elsewhere."""
-    options = {"xla_cpu_prefer_vector_width": 512}
-    try:
-        jax.jit(lambda: 0, compiler_options=options)()
-    except jax.errors.JaxRuntimeError:  # a version that knows no such option
-        return {}
-    return options
-
-
-def _on_every_device(
-    function: Callable[..., Any], mesh: Mesh, split: Sequence[bool], **options: Any
-) -> Callable[..., Any]:
-    """Compiles function to run on every device, with its share of what is split.
-
-    Devices train their networks without a word to each other.
-    """
-    in_specs = tuple(SPLIT if each else WHOLE for each in split)
-    return jax.jit(
-        jax.shard_map(
-            function, mesh=mesh, in_specs=in_specs, out_specs=SPLIT, check_vma=False
-        ),
-        compiler_options=_compiler_options(),
-        **options,
-    )
-
+# Values of a point, by name, each an array over networks.
+Points = dict[str, Any]
+# The key of the study, an epoch, and the part of it.
+When = tuple[Array, Array, Array]
+# A compiled function.
+Compiled = Any
 
 # What is static is an argument of the following functions. Each returns one compiled
 # function, the same one for the same arguments, of the arrays.
 
-
-@functools.cache
-def _start(
-    mesh: Mesh,
-    architecture: Architecture,
-    initializer: str,
-    bias_scale: float,
-    optimizer: OptimizerFactory,
-) -> Callable[..., State]:
-    def one(key: Array, seed: Array, scale: Array, rate: Array) -> State:
-        params = networks.init(
-            jax.random.fold_in(key, seed),
-            architecture,
-            initializer=initializer,
-            gain=scale,
-            bias_scale=bias_scale,
-        )
-        return training.start(params, optimizer=optimizer(rate))
-
-    networks_of_device = jax.vmap(one, in_axes=(None, 0, 0, 0))
-    return _on_every_device(networks_of_device, mesh, (False, True, True, True))
+Static = tuple[tuple[str, Any], ...]
 
 
 @functools.cache
-def _start_from(mesh: Mesh, optimizer: OptimizerFactory) -> Callable[..., State]:
-    def one(params: Params, rate: Array) -> State:
-        return training.start(params, optimizer=optimizer(rate))
+def _start(mesh: Mesh, recipe: "Core", static: Static) -> Compiled:
+    def one(key: Array, seed: Array, point: Points) -> State:
+        whole = dict(static) | point
+        init = recipe.network.init
+        params = init(training.weights_key(key, seed), **given(init, whole))
+        return training.start(params, transformation(recipe.optimizer, whole))
 
-    return _on_every_device(jax.vmap(one), mesh, (True, True))
+    return devices.on_every_device(jax.vmap(one, in_axes=(None, 0, 0)), mesh, ".nn")
 
 
 @functools.cache
-def _run_epoch(
-    mesh: Mesh,
-    architecture: Architecture,
-    optimizer: OptimizerFactory,
-    batch_size: int,
-    num_parts: int,
-    value_and_grad: ValueAndGrad,
-) -> Callable[..., tuple[State, Epoch]]:
-    """An epoch by vmap of the plain code, for any optimizer and gradient."""
+def _start_from(mesh: Mesh, recipe: "Core", static: Static) -> Compiled:
+    def one(params: Params, point: Points) -> State:
+        optimizer = transformation(recipe.optimizer, dict(static) | point)
+        return training.start(params, optimizer)
+
+    return devices.on_every_device(jax.vmap(one), mesh, "nn")
+
+
+@functools.cache
+def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Compiled:
+    """An epoch, or a part of one, and what happened in it."""
+
+    def order_of(key: Array, epoch: Array, part: Array, y: Array, seed: Any) -> Array:
+        own = training.batches_key(key, epoch, seed if recipe.own_batches else None)
+        order = training.batch_order(own, len(y), recipe.batch_size)
+        return training.part_of_epoch(order, part, recipe.looks_per_epoch)
+
+    def changed(loss: Array, before: Params, after: Params) -> dict[str, Array]:
+        change = signals.weight_change(recipe.network, before, after)
+        return {"train_loss": loss, "weight_change": change}
 
     def one(
-        state: State, rate: Array, key: Array, part: Array, train: Split, _: Any
-    ) -> tuple[State, Epoch]:
-        return training.run_epoch(
-            state,
-            key,
-            train,
-            architecture=architecture,
-            optimizer=optimizer(rate),
-            batch_size=batch_size,
-            value_and_grad=value_and_grad,
-            part=part,
-            num_parts=num_parts,
-        )
-
-    networks_of_device = jax.vmap(one, in_axes=(0, 0, None, None, None, None))
-    split = (True, True, False, False, False, False)
-    return _on_every_device(networks_of_device, mesh, split, donate_argnums=0)
-
-
-@functools.cache
-def _run_epoch_vectorized(
-    mesh: Mesh, architecture: Architecture, batch_size: int, num_parts: int
-) -> Callable[..., tuple[State, Epoch]]:
-    """The same for plain SGD, fast."""
-
-    def networks_of_device(
-        states: State,
-        rates: Array,
-        key: Array,
-        part: Array,
+        state: State,
+        seed: Array,
+        point: Points,
+        when: When,
         train: Split,
-        pixels: Array,
-    ) -> tuple[State, Epoch]:
-        params, epoch = vectorized.run_epoch(
-            states.params,
-            rates,
-            key,
+        _: Any,
+    ) -> tuple[State, dict[str, Array]]:
+        after, loss = training.run_epoch(
+            state,
+            order_of(*when, train.y, seed),
             train,
-            pixels,
-            architecture=architecture,
-            batch_size=batch_size,
-            part=part,
-            num_parts=num_parts,
+            value_and_grad=method.value_and_grad,
+            optimizer=transformation(recipe.optimizer, dict(static) | point),
+            loss=gradients.mean_loss(recipe.network, recipe.loss),
         )
-        return states._replace(params=params), epoch
+        return after, changed(loss, state.params, after.params)
 
-    split = (True, True, False, False, False, False)
-    return _on_every_device(networks_of_device, mesh, split, donate_argnums=0)
+    def all_fast(
+        states: State, seeds: Array, points: Points, when: When, train: Split, left: Any
+    ) -> tuple[State, dict[str, Array]]:
+        def rate(_: Array, point: Points) -> Array:
+            return sgd_rate(recipe.optimizer, dict(static) | point)
+
+        after, loss = fast.run_epoch(
+            states.params,
+            jax.vmap(rate)(seeds, points),
+            order_of(*when, train.y, None),
+            train,
+            left,
+            network=recipe.network,
+        )
+        happened = jax.vmap(changed)(loss, states.params, after)
+        return states._replace(params=after), happened
+
+    mapped = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))
+    function = all_fast if method.engine == "fast" else mapped
+    return devices.on_every_device(function, mesh, "nnn...", donate_argnums=0)
 
 
 @functools.cache
-def _evaluate(mesh: Mesh, architecture: Architecture) -> Callable[..., Evaluation]:
-    def networks_of_device(many: Params, split: Split, x: Images) -> Evaluation:
-        if vectorized.fits(architecture):
-            return vectorized.evaluate(many, split, architecture=architecture)
+def _evaluate(mesh: Mesh, recipe: "Core", method: Method) -> Compiled:
+    def networks_of_device(many: Params, split: Split, x: Any) -> Evaluation:
+        if method.engine == "fast":
+            return fast.evaluate(many, split, network=recipe.network)
         return jax.vmap(
             lambda params: training.evaluate(
-                params, split, architecture=architecture, reference=x
+                params, split, network=recipe.network, loss=recipe.loss, reference=x
             )
         )(many)
 
-    return _on_every_device(networks_of_device, mesh, (True, False, False))
+    return devices.on_every_device(networks_of_device, mesh, "n..")
 
 
 @functools.cache
-def _measure(mesh: Mesh, architecture: Architecture) -> Callable[..., Signals]:
-    def networks_of_device(many: Params, x: Images, y: Labels) -> Signals:
-        width = many["W1"].shape[0]
+def _observe(
+    mesh: Mesh,
+    recipe: "Core",
+    observations: tuple[tuple[str, Observation], ...],
+    num_classes: int | None,
+    with_signals: bool,
+) -> Compiled:
+    def networks_of_device(many: Params, x: Any, y: Any) -> dict[str, Array]:
+        def one(params: Params) -> dict[str, Array]:
+            found: dict[str, Any] = {}
+            if with_signals:
+                found |= signals.measure(
+                    recipe.network, params, x, y,
+                    loss=recipe.loss, num_classes=num_classes,
+                )  # fmt: skip
+            for name, observation in observations:
+                value = observation(params)
+                found |= value if isinstance(value, dict) else {name: value}
+            return {name: jnp.asarray(value) for name, value in found.items()}
+
+        width = len(jax.tree.leaves(many)[0])
         # All groups of one size: bits depend on it.
-        at_once = math.gcd(width, MEASURED_AT_ONCE)
-        found: Signals = jax.lax.map(
-            lambda params: signals.measure(params, x, y, architecture=architecture),
-            jax.tree.map(lambda leaf: leaf.astype(x.dtype), many),
-            batch_size=at_once,
+        found: dict[str, Array] = jax.lax.map(
+            one, devices.as_float64(many), batch_size=math.gcd(width, OBSERVED_AT_ONCE)
         )
         return found
 
-    return _on_every_device(networks_of_device, mesh, (True, False, False))
+    return devices.on_every_device(networks_of_device, mesh, "n..")
 
 
-def measure(
-    many: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-    mesh: Mesh | None = None,
-) -> Signals:
-    """The signals of N networks in float64, whatever the precision they have.
+class Core(NamedTuple):
+    """Of a recipe, what training and evaluation depend on; hashable."""
 
-    Args:
-        many: parameters whose leaves have a leading axis of N networks.
-        x: images, one a row.
-        y: labels in [0, K).
-        architecture: of all networks.
-        mesh: the devices to use, one by default.
-
-    Returns:
-        NumPy arrays with a leading axis of N, float64.
-    """
-    with jax.enable_x64(True):
-        found = _measure(mesh or _mesh(1, 1), architecture)(
-            many, jnp.asarray(x, jnp.float64), jnp.asarray(y)
-        )
-        in_numpy: Signals = jax.tree.map(np.asarray, found)
-        return in_numpy
+    network: Any
+    loss: Any
+    optimizer: Any
+    batch_size: int
+    looks_per_epoch: int
+    own_batches: bool
 
 
-def _aligned(values: np.ndarray) -> np.ndarray:
-    """A copy that starts at a multiple of 64 bytes.
-
-    JAX uses such memory as it is, on all CPU devices; of other arrays every device gets
-    a copy of its own.
-    """
-    room = np.empty(values.nbytes + 63, np.uint8)
-    first = -room.ctypes.data % 64
-    copy = room[first : first + values.nbytes].view(values.dtype).reshape(values.shape)
-    copy[...] = values
-    return copy
-
-
-def _default_width(
-    architecture: Architecture, batch_size: int, num_networks: int, fast: bool
-) -> int:
-    """Networks a device: what fits a core's cache, or as many as a GPU has room for."""
-    device = jax.devices()[0]
-    if device.platform == "cpu":
-        return WIDTH if fast else min(WIDTH_OF_FEW, num_networks)
-    memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
-    weights = sum(a * b for a, b in itertools.pairwise(architecture.sizes))
-    images = max(batch_size, vectorized.BLOCK, vectorized.SLAB)
-    # Weights before and after, their gradient and what is donated; activations, slopes
-    # and errors of a batch. The room for signals in float64 is in the other half.
-    floats = 4 * weights + 6 * images * sum(architecture.sizes[1:])
-    room = max(1, int(GPU_MEMORY_SHARE * memory / (4 * floats)))
-    needed = math.ceil(num_networks / len(jax.devices()))
-    # Powers of two: few widths, so that results of different sweeps can be compared.
-    return int(2 ** min(math.floor(math.log2(room)), math.ceil(math.log2(needed))))
+def _core(recipe: Recipe) -> Core:
+    core = Core(*(getattr(recipe, name) for name in Core._fields))
+    try:
+        hash((core, recipe.value_and_grad, tuple(recipe.observe.items())))
+    except TypeError as error:
+        raise ValueError(
+            f"recipe: expected functions and other hashable things, found {error}"
+        ) from None
+    return core
 
 
 class Ensemble:
@@ -275,117 +191,188 @@ class Ensemble:
     same settings share their compiled code.
 
     Args:
-        dataset: what is learned (train), watched (valid) and reported (test).
-        num_networks: how many there are to train; no more devices are used than needed.
-        architecture: of all networks.
-        batch_size: B, from 1 to the size of the training set.
-        initializer: a key of ``networks.INITIALIZERS``.
-        bias_scale: standard deviation of the initial biases.
-        optimizer: makes an optax transformation from a learning rate.
-        value_and_grad: ``losses.value_and_grad`` or, by hand,
-            ``backprop.value_and_grad``, under vmap. By default the fastest: where no
-            layer is wide ``vectorized``, its whole epoch if the optimizer is
-            ``optax.sgd`` and the networks are many, its gradient otherwise.
+        recipe: what is trained; its network is one network.
+        data: what is learned (train), watched (valid) and reported (test).
+        count: networks to be trained; no more devices are used than needed.
+        names: of the values that differ between networks.
+        static: the other values of their point.
+        engine: "auto", "fast" or "plain", see ``engines``.
         width: networks that a device trains side by side; the last bits of a result
             depend on it. By default as many as suit the device.
-        num_parts: that an epoch is cut into, to look at networks more often.
+        with_signals: whether ``signals`` are observed too.
 
     Attributes:
+        method: engine and gradient, chosen.
         width: as above, chosen.
         size: N, networks trained at a time: width times the number of devices.
 
     Raises:
-        ValueError: batch size out of range.
+        ValueError: of the recipe, what cannot be.
     """
 
     def __init__(
         self,
-        dataset: Dataset,
+        recipe: Recipe,
+        data: Dataset,
         *,
-        num_networks: int,
-        architecture: Architecture,
-        batch_size: int,
-        initializer: str = "normal",
-        bias_scale: float = 0.0,
-        optimizer: OptimizerFactory = optax.sgd,
-        value_and_grad: ValueAndGrad | None = None,
+        count: int,
+        names: Sequence[str] = (),
+        static: Mapping[str, Any] | None = None,
+        engine: str = "auto",
         width: int | None = None,
-        num_parts: int = 1,
+        with_signals: bool = True,
     ) -> None:
-        narrow = value_and_grad is None and vectorized.fits(architecture)
-        # Few networks would leave most of the vectors empty.
-        fast = narrow and optimizer is optax.sgd and num_networks > FEW
-        if width is None:
-            width = _default_width(architecture, batch_size, num_networks, fast)
-        mesh = _mesh(num_networks, width)
-        train, pixels = dataset.train, None
-        if fast:
-            train, pixels = vectorized.without_blank_pixels(train)
-            self._run_epoch = _run_epoch_vectorized(
-                mesh, architecture, batch_size, num_parts
-            )
-        else:
-            gradient = value_and_grad or (
-                vectorized.value_and_grad if narrow else losses.value_and_grad
-            )
-            self._run_epoch = _run_epoch(
-                mesh, architecture, optimizer, batch_size, num_parts, gradient
-            )
-        self._start = _start(mesh, architecture, initializer, bias_scale, optimizer)
-        self._start_from = _start_from(mesh, optimizer)
-        self._evaluate = _evaluate(mesh, architecture)
-        first = training.NUM_SIGNAL_IMAGES
-        reference = dataset.train.x[:first]
-        together = (train, pixels, reference, dataset.valid, dataset.test)
-        self._train, self._pixels, self._reference, self.valid, self.test = (
-            jax.device_put(jax.tree.map(_aligned, together), NamedSharding(mesh, WHOLE))
+        static = dict(static or {})
+        self.recipe, self.data, self.names = recipe, data, tuple(names)
+        self._core = _core(recipe)
+        # What nobody here takes, such as an axis of the data, makes no other program.
+        taken = takes(recipe.network.init)[0] | takes(recipe.optimizer)[0]
+        self._static = tuple((k, v) for k, v in static.items() if k in taken)
+        point = static | {name: jnp.float32(1) for name in self.names}
+        self.params = jax.eval_shape(
+            lambda key: recipe.network.init(key, **given(recipe.network.init, point)),
+            jax.random.key(0),
         )
-        with jax.enable_x64(True):
-            self._signal_images = jax.device_put(
-                (
-                    _aligned(dataset.train.x[:first].astype(float)),
-                    dataset.train.y[:first],
-                ),
-                NamedSharding(mesh, WHOLE),
+        self.method = choose(
+            recipe,
+            data,
+            self.params,
+            names=names,
+            static=static,
+            engine=engine,
+            count=count,
+        )
+        self.width = width or default_width(recipe, self.method, self.params, count)
+        self.mesh = devices.mesh_for(count, self.width, one_device=self.method.in_numpy)
+        self.size = self.width * self.mesh.size
+        self.output_shape = self._checked()
+        self._observed = (
+            tuple(recipe.observe.items()),
+            self.output_shape[-1] if datasets.are_labels(data.train.y) else None,
+            with_signals,
+        )
+
+    def _checked(self) -> tuple[int, ...]:
+        """The shape of one output, once network, loss and data go together."""
+        x, y = (values[:2] for values in self.data.train)
+        network, loss = self.recipe.network, self.recipe.loss
+        outputs = jax.eval_shape(network.apply, self.params, x)
+        datasets.checked(self.data, outputs.shape[1:])
+        training.check_batch_size(self.recipe.batch_size, len(self.data.train.y))
+        found = jax.eval_shape(loss, outputs, jnp.asarray(y))
+        if found.shape != (len(y),):
+            raise ValueError(
+                f"loss: expected a number for each of {len(y)} examples, found shape "
+                f"{found.shape}"
             )
-        self._mesh, self._architecture = mesh, architecture
-        self.width, self.size = width, width * mesh.size
+        return tuple(outputs.shape[1:])
+
+    @functools.cached_property
+    def _placed(self) -> dict[str, Any]:
+        """The data on the devices."""
+        train, left = self.data.train, None
+        if self.method.engine == "fast":
+            train, left = fast.without_blank_pixels(train)
+        together = {
+            "train": train,
+            "left": left,
+            "reference": self.data.train.x[: training.NUM_REFERENCE],
+            "valid": self.data.valid,
+            "test": self.data.test,
+        }
+        placed = devices.whole(together, self.mesh)
+        with jax.enable_x64(True):
+            placed["observed"] = devices.whole(self._observed_examples(), self.mesh)
+        return dict(placed)
+
+    def _observed_examples(self) -> Split:
+        x, y = (values[: signals.NUM_EXAMPLES] for values in self.data.train)
+        return Split(*devices.as_float64((x, y)))
 
     def split(self, values: Any) -> Any:
         """Puts arrays with a leading axis of N networks on the devices."""
-        return jax.device_put(values, NamedSharding(self._mesh, SPLIT))
+        return devices.split(values, self.mesh)
 
-    def start(
-        self,
-        key: Key[Array, ""],
-        seeds: Int[np.ndarray, " N"],
-        scales: Float[np.ndarray, " N"],
-        learning_rates: Float[Array, " N"],
-    ) -> State:
-        """The states of N networks; the weights come from ``fold_in(key, seed)``."""
-        return self._start(key, seeds, scales, learning_rates)
+    def start(self, key: Key[Array, ""], seeds: Any, points: Points) -> State:
+        """The states of N networks, each from its seed and point."""
+        start = _start(self.mesh, self._core, self._static)
+        states: State = start(key, seeds, points)
+        return states
 
-    def start_from(self, many: Params, learning_rates: Float[Array, " N"]) -> State:
+    def start_from(self, many: Params, points: Points) -> State:
         """The states of N networks whose parameters are there already."""
-        return self._start_from(self.split(many), learning_rates)
+        start = _start_from(self.mesh, self._core, self._static)
+        states: State = start(self.split(many), points)
+        return states
 
     def run_epoch(
         self,
         states: State,
-        learning_rates: Float[Array, " N"],
+        seeds: Any,
+        points: Points,
         key: Key[Array, ""],
+        epoch: int,
         part: int = 0,
-    ) -> tuple[State, Epoch]:
-        """``training.run_epoch`` of all networks; the states given are used up."""
-        return self._run_epoch(
-            states, learning_rates, key, jnp.int32(part), self._train, self._pixels
-        )
+    ) -> tuple[State, dict[str, Array]]:
+        """An epoch of all networks, or a part; the states given are used up.
 
-    def evaluate(self, many: Params, split: Split) -> Evaluation:
-        """``training.evaluate`` of all networks on the ensemble's valid or test."""
-        return self._evaluate(many, split, self._reference)
+        Args:
+            states: as from ``start`` or the epoch before.
+            seeds: of the networks, like what follows with an axis of N.
+            points: their values.
+            key: of the study.
+            epoch: from 1.
+            part: from 0, of ``looks_per_epoch``.
 
-    def measure(self, many: Params) -> Signals:
-        """``measure`` on the first ``training.NUM_SIGNAL_IMAGES`` training images."""
-        x, y = self._signal_images
-        return measure(many, x, y, architecture=self._architecture, mesh=self._mesh)
+        Returns:
+            The new states; and ``train_loss`` (N,) and ``weight_change`` (N, L).
+        """
+        run = _run_epoch(self.mesh, self._core, self.method, self._static)
+        when = (key, jnp.int32(epoch), jnp.int32(part))
+        train, left = self._placed["train"], self._placed["left"]
+        after: State
+        after, happened = run(states, seeds, points, when, train, left)
+        return after, happened
+
+    def evaluate(self, many: Params, split: str) -> Evaluation:
+        """Loss and accuracy of all networks on "valid" or "test"."""
+        run = _evaluate(self.mesh, self._core, self.method)
+        placed = self._placed
+        found: Evaluation = run(many, placed[split], placed["reference"])
+        return found
+
+    def observe(self, many: Params) -> dict[str, Any]:
+        """Signals and observations of all networks, in float64, as NumPy arrays."""
+        with jax.enable_x64(True):
+            run = _observe(self.mesh, self._core, *self._observed)
+            found = run(many, *self._placed["observed"])
+            return {name: np.asarray(value) for name, value in found.items()}
+
+    def lowered(self) -> dict[str, Any]:
+        """The programs of one device, by what they do, lowered and not compiled."""
+        mesh = devices.mesh_for(1, 1)
+        key, seeds = jax.random.key(0), np.zeros(self.width, np.int32)
+        points = {name: np.zeros(self.width, np.float32) for name in self.names}
+        start = _start(mesh, self._core, self._static)
+        states = jax.eval_shape(start, key, seeds, points)
+        run = _run_epoch(mesh, self._core, self.method, self._static)
+        when = (key, jnp.int32(1), jnp.int32(0))
+        train, left = self.data.train, None
+        if self.method.engine == "fast":
+            train, left = fast.without_blank_pixels(train)
+        evaluate = _evaluate(mesh, self._core, self.method)
+        reference = self.data.train.x[: training.NUM_REFERENCE]
+        found = {
+            "initial weights": start.lower(key, seeds, points),
+            "training": run.lower(
+                states, seeds, points, when, *devices.shapes((train, left))
+            ),
+            "evaluation": evaluate.lower(
+                states.params, *devices.shapes((self.data.test, reference))
+            ),
+        }
+        with jax.enable_x64(True):
+            observe = _observe(mesh, self._core, *self._observed)
+            examples = devices.shapes(self._observed_examples())
+            found["observations"] = observe.lower(states.params, *examples)
+        return found

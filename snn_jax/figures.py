@@ -1,7 +1,10 @@
-"""Pictures of a sweep's result. They compute nothing but medians and quantiles."""
+"""Pictures of a sweep's result. They compute nothing but medians and quantiles.
+
+Unless they say otherwise, they take a result as from ``sweep.sweep`` with the axes
+scale and learning_rate, and with signals.
+"""
 
 import io
-from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -77,14 +80,10 @@ def _scale_legend(figure: Figure, colors: dict[float, tuple[float, ...]]) -> Non
 def loss_curves(result: xr.Dataset) -> Figure:
     """Validation loss against epochs, a panel a learning rate, a colour an init scale.
 
-    Args:
-        result: as from ``sweep.sweep``.
-
-    Returns:
-        Lines are medians over seeds, bands hold the middle 80 % of them. The dashed
-        line is the class-prior plateau: what a constant prediction costs.
+    Lines are medians over seeds, bands hold the middle 80 % of them. The dashed line is
+    the plateau: what the best constant prediction costs.
     """
-    colors = _colors(result.scale)
+    colors, plateau = _colors(result.scale), float(result.plateau_loss)
     rates = result.learning_rate.values
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 2.1 * len(rates)))
@@ -93,26 +92,21 @@ def loss_curves(result: xr.Dataset) -> Figure:
             for scale, color in colors.items():
                 curve = result.valid_loss.sel(scale=scale, learning_rate=rate)
                 _median_and_band(axes, curve, "epoch", color)
-            axes.axhline(
-                result.plateau_loss, color="black", linestyle="--", linewidth=1
-            )
+            axes.axhline(plateau, color="black", linestyle="--", linewidth=1)
             axes.set_title(f"learning rate {rate:g}")
             axes.xaxis.set_major_locator(MaxNLocator(integer=True))
             # A network that starts far above the plateau would flatten all the others.
-            axes.set_ylim(0, 1.5 * result.plateau_loss)
+            axes.set_ylim(0, 1.5 * plateau)
             # The same curves, read as what has been learned.
             learned = axes.secondary_yaxis(
                 "right",
-                functions=(
-                    lambda loss: result.plateau_loss - loss,
-                    lambda nats: result.plateau_loss - nats,
-                ),
+                functions=(lambda loss: plateau - loss, lambda nats: plateau - nats),
             )
             learned.set_ylabel("information")
             axes.set_ylabel("loss (nats)")
         panels[0, 0].annotate(
             "plateau: one constant prediction",
-            (result.epoch[-1], result.plateau_loss),
+            (result.epoch[-1], plateau),
             xytext=(0, 4),
             textcoords="offset points",
             horizontalalignment="right",
@@ -127,7 +121,7 @@ def gradient_per_layer(result: xr.Dataset) -> Figure:
     """Gradient rms of every layer of the initial networks, a colour an init scale.
 
     Args:
-        result: as from ``sweep.sweep``; with the variables ``gradient_rms_exact`` and
+        result: with the variables ``gradient_rms_exact`` and
             ``gradient_rms_meanfield`` (scale, layer) theory is drawn too.
 
     Returns:
@@ -288,13 +282,13 @@ def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
     return figure
 
 
-def representations(maps: xr.DataArray, digits: np.ndarray) -> Figure:
+def representations(maps: xr.DataArray, labels: np.ndarray) -> Figure:
     """Every image as a dot in each hidden layer's plane of largest variance.
 
     Args:
         maps: (scale, hidden_layer, image, axis), two axes, each plane scaled to its
             own size.
-        digits: (image,) labels.
+        labels: (image,) classes; the colours serve ten.
     """
     rows, columns = maps.sizes["scale"], maps.sizes["hidden_layer"]
     with mpl.rc_context(STYLE | {"axes.grid": False}):
@@ -305,7 +299,7 @@ def representations(maps: xr.DataArray, digits: np.ndarray) -> Figure:
                 axes: Axes = panels[i, j]
                 plane = maps.sel(scale=scale, hidden_layer=layer)
                 axes.scatter(
-                    plane[:, 0], plane[:, 1], c=digits, cmap="tab10", s=2, linewidths=0
+                    plane[:, 0], plane[:, 1], c=labels, cmap="tab10", s=2, linewidths=0
                 )
                 axes.set_xticks([])
                 axes.set_yticks([])
@@ -347,197 +341,4 @@ def depth_map(result: xr.Dataset) -> Figure:
         axes.set_xlabel("init scale")
         axes.set_ylabel("hidden layers")
         figure.colorbar(image, label="median test accuracy (%)")
-    return figure
-
-
-# By where networks start: colour, marker and what is written in the legend.
-START_STYLE = {
-    "small": ("#3b6fb6", "o", "small: 0.1"),
-    "usual": ("#e08214", "s", "usual: LeCun"),
-    "saturated": ("#d1495b", "^", "saturated: 3"),
-    "own": ("black", "D", "own"),
-}
-
-
-def _start_legend(figure: Figure, starts: list[str]) -> None:
-    figure.legend(
-        [
-            Line2D([], [], color=color, marker=marker, linewidth=0, markersize=5)
-            for color, marker, _ in (START_STYLE[start] for start in starts)
-        ],
-        [START_STYLE[start][2] for start in starts],
-        title="initial weights",
-        loc="outside upper center",
-        ncols=min(len(starts), 4),
-        frameon=False,
-        handletextpad=0.1,
-        columnspacing=1.0,
-    )
-
-
-def _starts(result: xr.Dataset) -> list[str]:
-    return [start for start in START_STYLE if start in result.start.values]
-
-
-def league(result: xr.Dataset) -> Figure:
-    """Test accuracy of every remedy, a line each, a marker for each kind of start.
-
-    Args:
-        result: as from ``remedies.league``.
-
-    Returns:
-        Markers are medians over seeds at the best learning rate, lines run from the
-        lowest to the highest seed. The dashed line is the share of the commonest digit.
-    """
-    names = list(dict.fromkeys(result.remedy.values.tolist()))
-    kinds = [str(result.kind.values[result.remedy.values == name][0]) for name in names]
-    # A gap between kinds.
-    rows = np.arange(len(names)) + np.cumsum(
-        [i > 0 and kind != kinds[i - 1] for i, kind in enumerate(kinds)]
-    )
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 1.2 + 0.25 * (rows[-1] + 1)))
-        axes = figure.subplots()
-        for i in range(result.sizes["cell"]):
-            cell = result.isel(cell=i)
-            color, marker, _ = START_STYLE[str(cell.start.values)]
-            y = rows[names.index(str(cell.remedy.values))]
-            accuracy = 100 * cell.best_test_accuracy
-            axes.hlines(y, accuracy.min(), accuracy.max(), color=color, linewidth=1.5)
-            axes.plot(accuracy.median(), y, marker, color=color, markersize=5)
-        axes.axvline(
-            100 * result.attrs["class_share"],
-            color="black",
-            linestyle="--",
-            linewidth=1,
-        )
-        axes.set_yticks(rows, names)
-        axes.set_ylim(rows[-1] + 0.7, -0.7)
-        axes.set_xlim(0, 100)
-        axes.set_xlabel("test accuracy (%)")
-        _start_legend(figure, _starts(result))
-    return figure
-
-
-def first_steps(result: xr.Dataset) -> Figure:
-    """Test accuracy against how far the first layer moves in the beginning.
-
-    Args:
-        result: as from ``remedies.league``.
-
-    Returns:
-        A marker a remedy and start: medians over seeds at the best learning rate.
-    """
-    best = result.isel(rate=result.best_rate)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 3.8))
-        axes = figure.subplots()
-        for start in _starts(result):
-            color, marker, _ = START_STYLE[start]
-            here = best.isel(cell=(best.start == start).values)
-            axes.plot(
-                here.first_change.median("seed"),
-                100 * here.best_test_accuracy.median("seed"),
-                marker,
-                color=color,
-                markersize=5,
-                alpha=0.8,
-            )
-        axes.axhline(
-            100 * result.attrs["class_share"],
-            color="black",
-            linestyle="--",
-            linewidth=1,
-        )
-        axes.set_xscale("log")
-        axes.set_ylim(0, 100)
-        axes.set_xlabel(
-            f"change of the first layer in {result.attrs['first_images']:,} images\n"
-            "(relative to its weights)"
-        )
-        axes.set_ylabel("test accuracy (%)")
-        _start_legend(figure, _starts(result))
-    return figure
-
-
-def recipes(result: xr.Dataset) -> Figure:
-    """Validation accuracy of combined remedies against epochs, the upper part.
-
-    Args:
-        result: as from ``remedies.league``, of combinations.
-    """
-    best = result.isel(rate=result.best_rate)
-    with mpl.rc_context(STYLE):
-        figure = Figure(figsize=(WIDTH, 4.6))
-        axes = figure.subplots()
-        colors = mpl.colormaps["Dark2"]
-        for i in range(best.sizes["cell"]):
-            curve = 100 * best.isel(cell=i, part=slice(1, None)).valid_accuracy
-            low, middle, high = curve.quantile([0.1, 0.5, 0.9], dim="seed")
-            name = str(best.remedy.values[i])
-            axes.plot(
-                curve.epoch,
-                middle,
-                color=colors(i),
-                linewidth=1.5,
-                label=name,
-                marker="o" if curve.sizes["part"] == 1 else None,
-            )
-            axes.fill_between(
-                curve.epoch, low, high, color=colors(i), alpha=0.15, linewidth=0
-            )
-        top = 100 * float(best.valid_accuracy.fillna(0).max())
-        axes.set_ylim(top - 10, top + 0.5)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set_xlabel("epoch")
-        axes.set_ylabel("validation accuracy (%)")
-        figure.legend(
-            loc="outside upper center", ncols=1, frameon=False, fontsize="small"
-        )
-    return figure
-
-
-def trainable_depth(pictures: Mapping[str, xr.Dataset]) -> Figure:
-    """Depth x sigma_w, coloured by accuracy, a panel an activation, theory over it.
-
-    Args:
-        pictures: by activation, as from ``remedies.trainable_depth``.
-
-    Returns:
-        The white line is the depth scale of mean field theory, the dotted one, below
-        criticality, six times it.
-    """
-    with mpl.rc_context(STYLE | {"axes.grid": False}):
-        figure = Figure(figsize=(WIDTH, 0.8 + 2.6 * len(pictures)))
-        panels = figure.subplots(len(pictures), 1, squeeze=False)[:, 0]
-        for axes, (name, one) in zip(panels, pictures.items(), strict=True):
-            places = np.arange(one.sizes["sigma_w"])
-            rows = np.arange(one.sizes["depth"])
-            image = axes.pcolormesh(
-                places, rows, 100 * one.test_accuracy,
-                cmap="viridis", vmin=10, vmax=95, shading="nearest",
-            )  # fmt: skip
-            # Depths are not equally spaced: the line runs between their places, and
-            # leaves the picture where it is beyond them.
-            depths = np.log(np.asarray(one.depth, float))
-            slope = (rows[-1] - rows[0]) / max(depths[-1] - depths[0], 1e-9)
-            for factor, style in ((1, "-"), (6, ":")):
-                wanted = np.log(np.clip(factor * one.depth_scale.values, 1e-3, 1e3))
-                line = np.interp(wanted, depths, rows)
-                line += slope * np.minimum(wanted - depths[0], 0)
-                line += slope * np.maximum(wanted - depths[-1], 0)
-                # Six times it says something below criticality alone.
-                peak = int(one.depth_scale.values.argmax())
-                shown = places <= (peak if factor > 1 else places[-1])
-                axes.plot(
-                    places[shown], line[shown], style,
-                    color="white", marker="o", markersize=3,
-                )  # fmt: skip
-            axes.set_xticks(places, [f"{s:g}" for s in one.sigma_w.values])
-            axes.set_yticks(rows, [f"{d:g}" for d in one.depth.values])
-            axes.set_ylim(-0.5, rows[-1] + 0.5)
-            axes.set_title(str(name))
-            axes.set_ylabel("hidden layers")
-        panels[-1].set_xlabel("sigma_w = standard deviation of weights x sqrt(fan-in)")
-        figure.colorbar(image, ax=list(panels), label="test accuracy (%)")
     return figure

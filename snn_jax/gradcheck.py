@@ -1,28 +1,39 @@
 """Is a gradient right? Four independent ways to compute it, compared leaf by leaf.
 
-    by hand              the equations of ``backprop.py``
-    autodiff             ``jax.value_and_grad`` of the loss
-    complex step         Im loss(w + i h) / h, one weight at a time
-    central difference   (loss(w + h) - loss(w - h)) / 2h, one weight at a time
+    the gradient in question     ``value_and_grad(params, x, y) -> (loss, grads)``
+    autodiff                     ``jax.grad`` of the loss
+    complex step                 Im loss(w + i h) / h, one weight at a time
+    central difference           (loss(w + h) - loss(w - h)) / 2h, one weight at a time
 
-The first two share one thing, the slopes f' in ``networks.ACTIVATIONS``, which autodiff
-is told to use. The last two know nothing of derivatives: they evaluate the loss. The
-central difference subtracts two losses of about 2.3 that are known to 16 digits, so it
-cannot see a gradient below about 1e-16 * 2.3 / h, and deep in a sigmoid network
-gradients are far below that. The complex step (Squire & Trapp 1998; Lyness & Moler
-1967) subtracts nothing. The loss is analytic, so loss(w + i h) = loss(w) + i h loss'(w)
-- O(h^2): the derivative stands alone in the imaginary part, with all its digits, and h
-can be so small that the rest vanishes.
+A gradient by hand and autodiff can share a mistake, such as a slope f' that autodiff is
+told to use. The last two know nothing of derivatives: they evaluate the loss, thrice
+for every weight, so check a small network of the kind. The central difference subtracts
+two losses of about 2.3 that are known to 16 digits, so it cannot see a gradient below
+about 1e-16 * 2.3 / h, and deep in a sigmoid network gradients are far below that. The
+complex step (Squire & Trapp 1998; Lyness & Moler 1967) subtracts nothing. If the loss
+is analytic, loss(w + i h) = loss(w) + i h loss'(w) - O(h^2): the derivative stands
+alone in the imaginary part, with all its digits, and h can be so small that the rest
+vanishes.
 
-All is done in float64. Two gradients g, h of a leaf are compared by
+Some losses do not take complex numbers, or lose imaginary parts: in |z|, in a cast, in
+JAX's softplus and convolutions. The complex step is then left out, as None: if the loss
+raises an error, or if in a leaf that central differences can see these and autodiff
+agree, and it does not. The two have nothing in common but the loss, so it is the third
+that is wrong. Where central differences are blind nobody can tell: the leaf disagrees.
+
+All is done in float64, and a gradient that casts to less disagrees. Two gradients g, h
+of a leaf are compared by
 
     |g - h| / (|g| + |h|)
 
 in the Euclidean norm of the leaf, without an absolute tolerance: a first layer whose
 gradient is 1e-12 must be right to as many digits as any other. 0 is equality, 1 is what
-a wrong sign or a missing leaf gives.
+a wrong sign gives. So a leaf whose gradient is 0 because terms cancel, such as a bias
+before batch normalization, disagrees: it is nothing but rounding.
 """
 
+import re
+import warnings
 from collections.abc import Callable
 from functools import partial
 from typing import Any, NamedTuple
@@ -33,9 +44,12 @@ import numpy as np
 from jax.flatten_util import ravel_pytree
 from jaxtyping import Array, Float
 
-from snn_jax import backprop, losses
-from snn_jax.networks import Architecture, Images, Labels, Params
-from snn_jax.training import ValueAndGrad
+from snn_jax import gradients
+from snn_jax.gradients import ValueAndGrad
+from snn_jax.networks import Params
+
+# loss(params, x, y), the mean of a batch.
+MeanLoss = Callable[[Params, Any, Any], Array]
 
 # Any h whose square is lost beside 1 will do, as long as no product of h and a gradient
 # leaves the range of floats.
@@ -46,43 +60,49 @@ CENTRAL_STEP = 1e-5
 AUTODIFF_TOLERANCE = 1e-12
 COMPLEX_TOLERANCE = 1e-12
 CENTRAL_TOLERANCE = 1e-5
+BLIND = CENTRAL_TOLERANCE / 10
+# A loss of 1e-10 nats is a difference of larger numbers and has six digits.
+LOSS_TOLERANCE = 1e-6
 
 
 class Check(NamedTuple):
-    """One leaf, checked; relative errors are of the gradient by hand.
+    """One leaf, checked; relative errors are of the gradient in question.
 
     Attributes:
-        leaf: its name, as in params.
+        leaf: its name, as from ``gradients.leaf_names``.
         norm: Euclidean norm of its gradient by autodiff.
         autodiff: relative error against autodiff.
-        complex_step: against the complex step.
+        complex_step: against the complex step; None if that is left out.
         central: against the central difference.
         central_floor: relative error that rounding alone gives the central difference.
+        loss: relative error of the loss beside the gradient, the same for all leaves.
     """
 
     leaf: str
     norm: float
     autodiff: float
-    complex_step: float
+    complex_step: float | None
     central: float
     central_floor: float
+    loss: float
 
     @property
     def central_is_blind(self) -> bool:
         """Whether rounding hides mistakes of the size of the tolerance."""
-        return self.central_floor > CENTRAL_TOLERANCE / 10
+        return self.central_floor > BLIND
 
     @property
     def agrees(self) -> bool:
-        """Whether all ways that can see this leaf say the same. NaN is disagreement."""
+        """Whether loss and leaf are right by all ways that see them; NaN is not."""
         return (
-            self.autodiff <= AUTODIFF_TOLERANCE
-            and self.complex_step <= COMPLEX_TOLERANCE
+            self.loss <= LOSS_TOLERANCE
+            and self.autodiff <= AUTODIFF_TOLERANCE
+            and (self.complex_step is None or self.complex_step <= COMPLEX_TOLERANCE)
             and (self.central <= CENTRAL_TOLERANCE or self.central_is_blind)
         )
 
 
-def relative_error(g: np.ndarray | Array, h: np.ndarray | Array) -> float:
+def relative_error(g: Any, h: Any) -> float:
     """|g - h| / (|g| + |h|), in the Euclidean norm; 0 if both are zero.
 
     >>> relative_error(np.array([3.0, 4.0]), np.array([3.0, 4.0]))
@@ -90,181 +110,188 @@ def relative_error(g: np.ndarray | Array, h: np.ndarray | Array) -> float:
     >>> relative_error(np.array([1e-200]), np.array([-1e-200]))
     1.0
     """
-    g, h = np.asarray(g), np.asarray(h)
+    if np.shape(g) != np.shape(h):
+        raise ValueError(
+            f"shapes: expected equal ones, found {np.shape(g)}, {np.shape(h)}"
+        )
     total = _norm(g) + _norm(h)
-    return 0.0 if total == 0 else _norm(g - h) / total
+    return 0.0 if total == 0 else _norm(np.subtract(g, h)) / total
 
 
-def _norm(g: np.ndarray | np.floating) -> float:
+def _norm(g: Any) -> float:
     """Euclidean; without squares of gradients of 1e-200, which underflow."""
-    largest = float(np.abs(g).max())
+    g = np.asarray(g)
+    largest = float(np.abs(g).max(initial=0))
     return largest * float(np.linalg.norm(g / largest)) if largest > 0 else largest
 
 
-@partial(jax.jit, static_argnames="architecture")
-def complex_step(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-) -> Params:
-    """The gradient of the mean loss by the complex step.
-
-    Costs one evaluation of the loss for every weight.
-
-    Args:
-        params: float64 leaves, as all that follows: call it under
-            ``jax.enable_x64(True)``.
-        x: images, one a row.
-        y: labels in [0, K).
-        architecture: of the network.
-    """
-    flat, unflatten = ravel_pytree(_cast(params, jnp.complex128))
-
-    def slope(k: Array) -> Array:
-        shifted = unflatten(flat.at[k].add(1j * COMPLEX_STEP))
-        loss = losses.mean_nll(shifted, x, y, architecture=architecture)
-        return loss.imag / COMPLEX_STEP
-
-    return _for_every_weight(slope, params)
-
-
-@partial(jax.jit, static_argnames="architecture")
-def central_difference(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-) -> Params:
-    """The gradient of the mean loss by central differences; as ``complex_step``."""
-    flat, unflatten = ravel_pytree(params)
-
-    def slope(k: Array) -> Array:
-        above, below = (
-            losses.mean_nll(
-                unflatten(flat.at[k].add(step)), x, y, architecture=architecture
-            )
-            for step in (CENTRAL_STEP, -CENTRAL_STEP)
-        )
-        return (above - below) / (2 * CENTRAL_STEP)
-
-    return _for_every_weight(slope, params)
-
-
-def _for_every_weight(slope: Callable[[Array], Array], params: Params) -> Params:
-    flat, unflatten = ravel_pytree(params)
-    slopes = jax.lax.map(slope, jnp.arange(flat.size), batch_size=64)
-    gradient: Params = unflatten(slopes)
-    return gradient
-
-
-def _cast(tree: Any, dtype: Any) -> Any:
-    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
-
-
 def check(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-    value_and_grad: ValueAndGrad = backprop.value_and_grad,
+    value_and_grad: ValueAndGrad, params: Params, x: Any, y: Any, *, loss: MeanLoss
 ) -> list[Check]:
     """Compares a gradient with autodiff, complex step and central difference.
 
     Args:
-        params: of any float dtype; cast to float64.
-        x: images, one a row; cast to float64. A few are enough.
-        y: labels in [0, K).
-        architecture: of the network.
-        value_and_grad: the gradient under test.
+        value_and_grad: the gradient in question, in JAX or NumPy.
+        params: leaves that are floats are checked, others are constants.
+        x: a batch of inputs, a few; floats, here as elsewhere, are cast to float64.
+        y: its targets, labels or floats.
+        loss: ``loss(params, x, y)`` in JAX, as from ``gradients.mean_loss``.
 
     Returns:
-        One ``Check`` a leaf, layer by layer.
+        One ``Check`` a leaf, in the order of the tree; for an MLP layer by layer.
 
-    >>> from snn_jax import networks
-    >>> tiny = networks.Architecture((4, 3, 3))
-    >>> params = networks.init(jax.random.key(0), tiny, gain=0.01)
-    >>> x, y = jnp.eye(2, 4), jnp.array([0, 2])
-    >>> [check.agrees for check in check(params, x, y, architecture=tiny)]
+    Raises:
+        GradientError: leaves that are missing or have another shape.
+
+    >>> from snn_jax import backprop, networks
+    >>> tiny = networks.MLP((4, 3, 3))
+    >>> params = tiny.init(jax.random.key(0), scale=0.01)
+    >>> x, y, loss = jnp.eye(2, 4), jnp.array([0, 2]), gradients.mean_loss(tiny)
+    >>> by_hand = backprop.value_and_grad(tiny)
+    >>> [check.agrees for check in check(by_hand, params, x, y, loss=loss)]
     [True, True, True, True]
-    >>> wrong = lambda *args, **options: jax.tree.map(
-    ...     lambda leaf: 1.001 * leaf, backprop.value_and_grad(*args, **options)
-    ... )
-    >>> checks = check(params, x, y, architecture=tiny, value_and_grad=wrong)
-    >>> [check.agrees for check in checks]
-    [False, False, False, False]
+    >>> def wrong(params, x, y):
+    ...     value, grads = by_hand(params, x, y)
+    ...     return value, grads | {"b1": 1.001 * grads["b1"]}
+    >>> [check.agrees for check in check(wrong, params, x, y, loss=loss)]
+    [True, False, True, True]
     """
     with jax.enable_x64(True):
-        leaves = list(params)  # layer by layer; a tree operation sorts them
-        params, x = _cast((params, x), jnp.float64)
-        loss, by_autodiff = losses.value_and_grad(
-            params, x, y, architecture=architecture
+        params, x, y = _as_float64((params, x, y))
+        value, found = _call(value_and_grad, params, x, y)
+        expected, grads = _autodiff(params, x, y, loss=loss)
+        differences = _one_by_one(params, x, y, loss=loss, imaginary=False)
+        steps = _complex_step(params, x, y, loss=loss)
+    autodiff = _floats(params, grads)
+    floors = [_floor(expected, h) for h in autodiff]
+    if steps and any(
+        floor <= BLIND and _is_alone(*ways)
+        for floor, *ways in zip(floors, steps, autodiff, differences, strict=True)
+    ):
+        steps = None
+    checks = [
+        Check(
+            leaf=name,
+            norm=_norm(autodiff[i]),
+            autodiff=relative_error(found[i], autodiff[i]),
+            complex_step=relative_error(found[i], steps[i]) if steps else None,
+            central=relative_error(found[i], differences[i]),
+            central_floor=floors[i],
+            loss=relative_error(value, expected),
         )
-        by_hand = value_and_grad(params, x, y, architecture=architecture)[1]
-        by_complex_step = complex_step(params, x, y, architecture=architecture)
-        by_difference = central_difference(params, x, y, architecture=architecture)
-        # Each of the two losses is off by about one rounding.
-        noise = float(np.finfo(np.float64).eps * loss) / (2 * CENTRAL_STEP)
-
-        def compare(leaf: str) -> Check:
-            norm = _norm(np.asarray(by_autodiff[leaf]))
-            floor = noise * by_autodiff[leaf].size ** 0.5
-            return Check(
-                leaf=leaf,
-                norm=norm,
-                autodiff=relative_error(by_hand[leaf], by_autodiff[leaf]),
-                complex_step=relative_error(by_hand[leaf], by_complex_step[leaf]),
-                central=relative_error(by_hand[leaf], by_difference[leaf]),
-                central_floor=floor / (floor + 2 * norm),
-            )
-
-        return [compare(leaf) for leaf in leaves]
+        for i, name in enumerate(_floats(params, gradients.leaf_names(params)))
+    ]
+    if all(re.fullmatch(r"[Wbg]\d+", check.leaf) for check in checks):  # of an MLP
+        checks.sort(key=lambda check: (int(check.leaf[1:]), check.leaf))
+    return checks
 
 
 def check_examples(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-    value_and_grad: ValueAndGrad = backprop.value_and_grad,
+    value_and_grad: ValueAndGrad, params: Params, x: Any, y: Any, *, loss: MeanLoss
 ) -> dict[str, Float[np.ndarray, " B"]]:
     """Compares with autodiff on every image alone: in a mean, mistakes can cancel.
 
     Returns:
         For every leaf the relative error of each image's own gradient, in float64.
 
-    >>> from snn_jax import networks
-    >>> params = networks.init(jax.random.key(0), networks.DEEP, gain=1.0)
-    >>> errors = check_examples(
-    ...     params, jnp.ones((3, 784)), jnp.arange(3), architecture=networks.DEEP
-    ... )
-    >>> errors["W1"].shape, bool(max(map(np.max, errors.values())) < 1e-12)
-    ((3,), True)
+    >>> from snn_jax import backprop, networks
+    >>> tiny = networks.MLP((4, 3, 3), biases=False)
+    >>> by_hand, params = backprop.value_and_grad(tiny), tiny.init(jax.random.key(0))
+    >>> x, y, loss = jnp.eye(2, 4), jnp.array([0, 2]), gradients.mean_loss(tiny)
+    >>> errors = check_examples(by_hand, params, x, y, loss=loss)
+    >>> {leaf: (error < 1e-12).tolist() for leaf, error in errors.items()}
+    {'W1': [True, True], 'W2': [True, True]}
     """
+    errors = []
     with jax.enable_x64(True):
-        params, x = _cast((params, x), jnp.float64)
+        params, x, y = _as_float64((params, x, y))
+        for i in range(len(x)):
+            one = x[i : i + 1], y[i : i + 1]
+            found = _call(value_and_grad, params, *one)[1]
+            autodiff = _floats(params, _autodiff(params, *one, loss=loss)[1])
+            errors.append(list(map(relative_error, found, autodiff)))
+    names = _floats(params, gradients.leaf_names(params))
+    return dict(zip(names, np.transpose(errors), strict=True))
 
-        def gradients(of: ValueAndGrad) -> Params:
-            def one(image: Array, label: Array) -> Params:
-                batch = image[None], label[None]
-                return of(params, *batch, architecture=architecture)[1]
 
-            return jax.vmap(one)(jnp.asarray(x), jnp.asarray(y))
+def _is_float(leaf: Any) -> bool:
+    return bool(jnp.issubdtype(getattr(leaf, "dtype", type(leaf)), jnp.floating))
 
-        by_hand, by_autodiff = (
-            gradients(value_and_grad),
-            gradients(losses.value_and_grad),
-        )
-        return {
-            leaf: np.array(
-                [
-                    relative_error(g, h)
-                    for g, h in zip(by_hand[leaf], by_autodiff[leaf], strict=True)
-                ]
-            )
-            for leaf in params
-        }
+
+def _as_float64(tree: Any) -> Any:
+    return jax.tree.map(
+        lambda leaf: jnp.asarray(leaf, jnp.float64) if _is_float(leaf) else leaf, tree
+    )
+
+
+def _floats(params: Params, tree: Any) -> list[Any]:
+    """Of a tree or list like params, what belongs to leaves that are floats."""
+    pairs = zip(jax.tree.leaves(params), jax.tree.leaves(tree), strict=True)
+    return [leaf for of, leaf in pairs if _is_float(of)]
+
+
+def _call(
+    value_and_grad: ValueAndGrad, params: Params, x: Any, y: Any
+) -> tuple[Any, list[Any]]:
+    """The loss and the gradient in question."""
+    if gradients.traced(value_and_grad, params, x, y):
+        value, grads = jax.jit(value_and_grad)(params, x, y)
+    else:
+        value, grads = gradients.call_numpy(value_and_grad, params, x, y)
+    return value, _floats(params, grads)
+
+
+@partial(jax.jit, static_argnames="loss")
+def _autodiff(params: Params, x: Any, y: Any, *, loss: MeanLoss) -> tuple[Any, Params]:
+    return jax.value_and_grad(loss, allow_int=True)(params, x, y)
+
+
+@partial(jax.jit, static_argnames=("loss", "imaginary"))
+def _one_by_one(
+    params: Params, x: Any, y: Any, *, loss: MeanLoss, imaginary: bool
+) -> list[Any]:
+    """The complex step or the central difference, for one weight after the other."""
+    leaves = jax.tree.leaves(params)
+    places = [i for i, leaf in enumerate(leaves) if _is_float(leaf)]
+    unit, dtype = (1j, jnp.complex128) if imaginary else (1, jnp.float64)
+    flat, unflatten = ravel_pytree([leaves[i].astype(dtype) for i in places])
+
+    def beside(k: Array, step: float) -> Array:
+        moved, floats = list(leaves), unflatten(flat.at[k].add(step * unit))
+        for i, leaf in zip(places, floats, strict=True):
+            moved[i] = leaf
+        tree = jax.tree.unflatten(jax.tree.structure(params), moved)
+        return loss(tree, x, y)
+
+    def slope(k: Array) -> Array:
+        if imaginary:
+            return beside(k, COMPLEX_STEP).imag / COMPLEX_STEP
+        return (beside(k, CENTRAL_STEP) - beside(k, -CENTRAL_STEP)) / (2 * CENTRAL_STEP)
+
+    return list(unflatten(jax.lax.map(slope, jnp.arange(flat.size), batch_size=64)))
+
+
+def _complex_step(
+    params: Params, x: Any, y: Any, *, loss: MeanLoss
+) -> list[Any] | None:
+    """None if the loss raises an error, which it has not done at real numbers."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of imaginary parts that get lost
+        try:
+            return list(_one_by_one(params, x, y, loss=loss, imaginary=True))
+        except Exception:
+            return None
+
+
+def _floor(loss: Any, gradient: Any) -> float:
+    """Of a central difference, whose two losses are off by about a rounding each."""
+    noise = float(np.finfo(np.float64).eps) * abs(float(loss)) / (2 * CENTRAL_STEP)
+    error, norm = noise * np.size(gradient) ** 0.5, _norm(gradient)
+    return error / (error + 2 * norm) if norm else 1.0
+
+
+def _is_alone(step: Any, autodiff: Any, difference: Any) -> bool:
+    """Whether the other two, which agree, are against it; if NaN, they are."""
+    agrees = relative_error(step, autodiff) <= COMPLEX_TOLERANCE
+    near = relative_error(autodiff, difference)
+    return not agrees and not relative_error(step, difference) <= 10 * near

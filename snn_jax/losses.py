@@ -1,14 +1,31 @@
 """What a network is asked to minimize, and what its loss is compared with.
 
 Losses are in nats (natural logarithm): guessing one of ten classes at random costs
-ln 10 = 2.3026 nats an image.
+ln 10 = 2.3026 nats an image. A loss of one's own is a function of a batch of outputs
+and its targets, with a number for each example.
 """
+
+from collections.abc import Callable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
+import scipy.optimize
 from jaxtyping import Array, Float, Inexact
+from scipy.special import xlogy
 
-from snn_jax.networks import ACTIVATIONS, Architecture, Images, Labels, Params, apply
+from snn_jax.activations import sigmoid
+from snn_jax.networks import Labels
+
+# loss(outputs, y) -> (B,), one number an example.
+Loss = Callable[[Any, Any], Array]
+
+
+def _check_labels(logits: Inexact[Array, "B K"], y: Any) -> None:
+    """Raises ValueError unless each row has a label: a single one would broadcast."""
+    if y.shape != logits.shape[:1]:
+        raise ValueError(f"labels: expected shape {logits.shape[:1]}, found {y.shape}")
 
 
 def nll(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
@@ -28,36 +45,13 @@ def nll(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
     >>> nll(jnp.array([[0.0, 0.0], [1000.0, 0.0]]), jnp.array([0, 1]))
     Array([6.931472e-01, 1.000000e+03], dtype=float32)
     """
+    _check_labels(logits, y)
     # The real part alone, so that the complex-step check can pass: the shift cancels in
     # the value and in the gradient, whatever it is.
     shift = jax.lax.stop_gradient(logits.real.max(axis=1, keepdims=True))
     shifted = logits - shift
     log_sum = jnp.log(jnp.exp(shifted).sum(axis=1))
     return log_sum - jnp.take_along_axis(shifted, y[:, None], axis=1)[:, 0]
-
-
-def mean_nll(
-    params: Params,
-    x: Images,
-    y: Labels,
-    *,
-    architecture: Architecture,
-) -> Inexact[Array, ""]:
-    """The loss of the assignment: mean negative log-likelihood of a batch, in nats.
-
-    >>> from snn_jax.networks import DEEP, init
-    >>> zeros = jax.tree.map(jnp.zeros_like, init(jax.random.key(0), DEEP))
-    >>> x, y = jnp.ones((3, 784)), jnp.array([3, 1, 4])
-    >>> loss = mean_nll(zeros, x, y, architecture=DEEP)
-    >>> print(f"{loss:.4f}")  # ln 10: all classes are equally likely
-    2.3026
-    """
-    return nll(apply(params, x, architecture=architecture), y).mean()
-
-
-# (params, x, y, *, architecture) -> (loss, gradient), by automatic differentiation; its
-# twin by hand is backprop.value_and_grad.
-value_and_grad = jax.value_and_grad(mean_nll)
 
 
 def _errors(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, "B K"]:
@@ -67,6 +61,7 @@ def _errors(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, "B K"]:
     so its error is sigmoid(z_k), and for the label 1 - sigmoid(z_y) = sigmoid(-z_y),
     which this way has all its digits however small it is.
     """
+    _check_labels(logits, y)
     labels = jnp.arange(logits.shape[1])[None, :] == y[:, None]
     return jnp.where(labels, -logits, logits)
 
@@ -92,7 +87,12 @@ def cross_entropy(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " 
     >>> print(cross_entropy(jnp.array([[0.0, 0.0], [1000.0, -9.0]]), jnp.array([0, 1])))
     [   1.3862944 1009.0001   ]
     """
-    return jax.nn.softplus(_errors(logits, y)).sum(axis=1)
+    t = _errors(logits, y)
+    # ln(1 + exp(t)) without overflow; the sign of the real part decides, so that the
+    # complex-step check can pass.
+    positive = t.real > 0
+    small = jnp.log1p(jnp.exp(jnp.where(positive, -t, t)))
+    return (small + jnp.where(positive, t, 0)).sum(axis=1)
 
 
 def quadratic(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
@@ -111,22 +111,31 @@ def quadratic(logits: Inexact[Array, "B K"], y: Labels) -> Inexact[Array, " B"]:
     >>> quadratic(jnp.array([[0.0, 0.0], [1000.0, 0.0]]), jnp.array([0, 1]))
     Array([0.25 , 0.625], dtype=float32)
     """
-    sigmoid = ACTIVATIONS["sigmoid"].function
     return (sigmoid(_errors(logits, y)) ** 2).sum(axis=1) / 2
 
 
-def mean_cross_entropy(
-    params: Params, x: Images, y: Labels, *, architecture: Architecture
-) -> Inexact[Array, ""]:
-    """``cross_entropy``, the mean of a batch; ``jax.value_and_grad`` of it trains."""
-    return cross_entropy(apply(params, x, architecture=architecture), y).mean()
+def squared_error(
+    outputs: Inexact[Array, "B ..."], y: Inexact[Array | np.ndarray, "B ..."]
+) -> Inexact[Array, " B"]:
+    """Half the squared distance of outputs from numbers wanted, for regression.
 
+    Args:
+        outputs: as they are, without a sigmoid.
+        y: numbers, in the shape of the outputs.
 
-def mean_quadratic(
-    params: Params, x: Images, y: Labels, *, architecture: Architecture
-) -> Inexact[Array, ""]:
-    """``quadratic``, the mean of a batch; ``jax.value_and_grad`` of it trains."""
-    return quadratic(apply(params, x, architecture=architecture), y).mean()
+    Raises:
+        ValueError: shapes that differ; they would broadcast without a word.
+
+    >>> squared_error(jnp.array([[1.0, 2.0]]), jnp.array([[0.0, 4.0]]))
+    Array([2.5], dtype=float32)
+    """
+    if outputs.shape != y.shape:
+        raise ValueError(
+            f"targets: expected shape {outputs.shape}, that of the outputs, found "
+            f"{y.shape}"
+        )
+    squares = (outputs - jnp.asarray(y)) ** 2
+    return squares.reshape(len(outputs), -1).sum(axis=1) / 2
 
 
 def accuracy(logits: Inexact[Array, "B K"], y: Labels) -> Float[Array, ""]:
@@ -138,22 +147,28 @@ def accuracy(logits: Inexact[Array, "B K"], y: Labels) -> Float[Array, ""]:
     >>> accuracy(jnp.array([[1.0, 2.0], [3.0, 0.0]]), jnp.array([1, 1]))
     Array(0.5, dtype=float32)
     """
+    _check_labels(logits, y)
     correct = (logits.argmax(axis=1) == y).mean()
     return jnp.where(jnp.isfinite(logits).all(), correct, jnp.nan)
 
 
-def class_frequencies(y: Labels, num_classes: int = 10) -> Float[Array, " K"]:
+def class_frequencies(
+    y: Labels, num_classes: int | None = None
+) -> Float[np.ndarray, " K"]:
     """Fraction of the labels in each class.
 
-    >>> class_frequencies(jnp.array([0, 1, 1, 1]), num_classes=2)
-    Array([0.25, 0.75], dtype=float32)
+    Args:
+        y: labels in [0, K).
+        num_classes: K; by default as many as the largest label needs.
+
+    >>> class_frequencies(np.array([0, 1, 1, 1]))
+    array([0.25, 0.75])
     """
-    return (y[:, None] == jnp.arange(num_classes)[None, :]).mean(axis=0)
+    y = np.asarray(y)
+    return np.bincount(y, minlength=num_classes or 0) / len(y)
 
 
-def label_entropy(
-    y: Labels, prior: Float[Array, " K"] | None = None
-) -> Float[Array, ""]:
+def label_entropy(y: Labels, prior: Float[np.ndarray, " K"] | None = None) -> float:
     """H0, the loss of the best constant prediction, in nats: the class-prior plateau.
 
     A network that has learned how frequent the classes are, and nothing about the
@@ -163,13 +178,59 @@ def label_entropy(
     Args:
         y: labels in [0, K).
         prior: the constant prediction; the frequencies of y by default. Pass those of
-            the training labels to know what the plateau costs on another set.
+            the training labels to know what the plateau costs on another set: infinite
+            if that has a class that training has not.
 
-    >>> print(f"{label_entropy(jnp.arange(10)):.4f}")  # ten equal classes: ln 10
-    2.3026
+    >>> print(f"{label_entropy(np.arange(26)):.4f}")  # 26 equal classes: ln 26
+    3.2581
     """
-    frequencies = class_frequencies(y, 10 if prior is None else prior.shape[0])
+    frequencies = class_frequencies(y, None if prior is None else len(prior))
     # xlogy: an absent class costs nothing, though ln 0 is -inf.
-    return -jax.scipy.special.xlogy(
-        frequencies, frequencies if prior is None else prior
-    ).sum()
+    return float(-xlogy(frequencies, frequencies if prior is None else prior).sum())
+
+
+def best_constant(
+    loss: Loss, y: np.ndarray, output_shape: tuple[int, ...]
+) -> np.ndarray:
+    """The outputs that cost least if they are the same for all inputs.
+
+    What they cost is the plateau of any task: a network that costs less knows something
+    about the inputs. For ``nll`` they are the logarithms of the class frequencies.
+
+    Args:
+        loss: ``loss(outputs, y) -> (B,)``.
+        y: targets to be fitted, (n, ...).
+        output_shape: of the outputs for one input.
+
+    Returns:
+        Of that shape, float64. An output that had best be infinite, for a class that is
+        absent, is only large: the frequency of that class is taken as half an example.
+
+    >>> best_constant(squared_error, np.array([[0.0], [3.0]]), (1,)).round(6)
+    array([1.5])
+    """
+    if loss is nll and len(output_shape) == 1:
+        counts = np.bincount(y, minlength=output_shape[0])
+        return np.asarray(np.log(np.maximum(counts, 0.5) / len(y)))
+    with jax.enable_x64(True):
+        # Equal targets cost the same: with labels, as many as there are classes.
+        values, counts = np.unique(y, axis=0, return_counts=True)
+        targets = jnp.asarray(
+            values.astype(float) if values.dtype.kind == "f" else values
+        )
+        weights = jnp.asarray(counts / len(y))
+
+        @jax.jit
+        @jax.value_and_grad
+        def cost(constant: Array) -> Array:
+            outputs = jnp.broadcast_to(constant, (len(targets), constant.size))
+            return weights @ loss(outputs.reshape(-1, *output_shape), targets)
+
+        found = scipy.optimize.minimize(
+            lambda constant: [np.asarray(part, float) for part in cost(constant)],
+            np.zeros(int(np.prod(output_shape))),
+            jac=True,
+            method="BFGS",
+            options={"gtol": 1e-9},
+        )
+    return np.asarray(found.x.reshape(output_shape))

@@ -1,4 +1,4 @@
-"""What theory predicts for the networks before their first step, and on the plateau.
+"""What theory predicts for networks before their first step.
 
 Weights are independent normals of standard deviation s, the init scale, so a
 pre-activation z = W a is normal with variance s^2 |a|^2. Mean field theory takes a
@@ -11,95 +11,125 @@ says all (Poole et al. 2016; Schoenholz et al. 2017):
 with sigma_w^2 = fan-in x s^2. The same numbers are exact at any width in
 ``exact_gradient_rms``, where |a|^2 stays random.
 
-Expectations over g are sums over a fine grid; everything is float64 NumPy.
+Expectations over g are sums over a fine grid, in float64. The activation is the very
+function that the networks use, any function of z, entry by entry.
 """
 
+import functools
 from collections.abc import Callable
+from itertools import pairwise
+from typing import Any
 
+import jax
+import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Array
 from scipy.optimize import brentq
-from scipy.special import expit, softmax
+from scipy.special import softmax
 
-from snn_jax.networks import Architecture
-
-Function = Callable[[np.ndarray], np.ndarray]
-
-# f and f' of each activation.
-FUNCTIONS: dict[str, tuple[Function, Function]] = {
-    "sigmoid": (expit, lambda z: expit(z) * expit(-z)),
-    "tanh": (np.tanh, lambda z: 4 * expit(2 * z) * expit(-2 * z)),
-    "relu": (lambda z: np.maximum(z, 0), lambda z: (z > 0).astype(float)),
-    "identity": (lambda z: z, np.ones_like),
-    "centred_sigmoid": (
-        lambda z: np.tanh(z / 2),
-        lambda z: 2 * expit(z) * expit(-z),
-    ),
-    "scaled_tanh": (
-        lambda z: 1.7159 * np.tanh(2 / 3 * z),
-        lambda z: (1.7159 * 8 / 3) * expit(4 / 3 * z) * expit(-4 / 3 * z),
-    ),
-}
+from snn_jax import initializers
+from snn_jax.activations import Activation, slope
+from snn_jax.networks import MLP
 
 # Beyond 10 standard deviations lies less than 1e-22 of a normal variable; the step
-# resolves a sigmoid of a pre-activation with a standard deviation of 30.
-# An even number of points leaves out 0, where ReLU has no slope.
-GRID = np.linspace(-10, 10, 4000)
-WEIGHTS = np.exp(-(GRID**2) / 2)
-WEIGHTS /= WEIGHTS.sum()
+# resolves a sigmoid of a pre-activation with a standard deviation of 30. Two dimensions
+# need not be as fine. Even numbers of points leave out 0, where ReLU has no slope.
+GRID, COARSE_GRID = np.linspace(-10, 10, 4000), np.linspace(-10, 10, 400)
+WEIGHTS, COARSE_WEIGHTS = softmax(-(GRID**2) / 2), softmax(-(COARSE_GRID**2) / 2)
+# The length map is followed so far, if it settles nowhere before.
+MAX_LAYERS, MAX_VARIANCE = 10_000, 1e12
 
 
-def _mean_square(function: Function, q: float | np.ndarray) -> np.ndarray:
+def _in_float64(function: Callable[..., Array]) -> Callable[..., np.ndarray]:
+    """Compiles function(activation, ...), to be called with NumPy arrays or numbers."""
+    compiled = jax.jit(function, static_argnums=0)
+
+    def run(activation: Activation, *numbers: Any) -> np.ndarray:
+        with jax.enable_x64(True):
+            arrays = [np.asarray(number, float) for number in numbers]
+            return np.asarray(compiled(activation, *arrays))
+
+    return run
+
+
+_value = _in_float64(lambda activation, z: activation(z))
+_slope = _in_float64(slope)
+
+
+def _expected_square(function: Activation, q: Array) -> Array:
     """E function(sqrt(q) g)^2, for each q."""
-    z = np.sqrt(np.asarray(q, float))[..., None] * GRID
-    return np.asarray(function(z) ** 2 @ WEIGHTS)
+    square: Array = function(jnp.multiply.outer(jnp.sqrt(q), GRID)) ** 2 @ WEIGHTS
+    return square
+
+
+_mean_square = _in_float64(_expected_square)
+_mean_square_slope = _in_float64(
+    lambda activation, q: _expected_square(functools.partial(slope, activation), q)
+)
+
+
+@_in_float64
+def _settled(activation: Activation, sigma_w: Array, sigma_b: Array) -> Array:
+    """The length map applied to 1 again and again, until it moves no more."""
+
+    def unsettled(state: tuple[Array, Array, Array]) -> Array:
+        layer, before, q = state
+        moves = (jnp.abs(q - before) > 1e-14 * q) & (q <= MAX_VARIANCE)
+        return moves & (layer < MAX_LAYERS)
+
+    def next_layer(state: tuple[Array, Array, Array]) -> tuple[Array, Array, Array]:
+        layer, _, q = state
+        square = _expected_square(activation, q)
+        return layer + 1, q, sigma_w**2 * square + sigma_b**2
+
+    first = (jnp.array(0), jnp.array(0.0), jnp.array(1.0))
+    q: Array = jax.lax.while_loop(unsettled, next_layer, first)[2]
+    return q
 
 
 def length_map(
-    q: float | np.ndarray, *, activation: str, sigma_w: float, sigma_b: float = 0.0
+    q: float | np.ndarray,
+    *,
+    activation: Activation,
+    sigma_w: float,
+    sigma_b: float = 0.0,
 ) -> np.ndarray:
     """The variance of the next layer's pre-activations (Poole et al. 2016).
 
     Args:
         q: variance of this layer's pre-activations, any shape.
-        activation: a key of ``FUNCTIONS``.
+        activation: f, any function of z, entry by entry.
         sigma_w: sqrt(fan-in) times the standard deviation of the weights.
         sigma_b: standard deviation of the biases.
 
-    >>> float(length_map(3.0, activation="identity", sigma_w=2.0)).__round__(9)
+    >>> print(length_map(3.0, activation=jnp.abs, sigma_w=2.0).round(9))
     12.0
     """
-    return np.asarray(
-        sigma_w**2 * _mean_square(FUNCTIONS[activation][0], q) + sigma_b**2
-    )
+    return np.asarray(sigma_w**2 * _mean_square(activation, q) + sigma_b**2)
 
 
-def fixed_point(*, activation: str, sigma_w: float, sigma_b: float = 0.0) -> float:
+def fixed_point(
+    *, activation: Activation, sigma_w: float, sigma_b: float = 0.0
+) -> float:
     """q*, the variance that the length map settles at, from q = 1; inf if it grows."""
-    q = 1.0
-    for _ in range(10_000):
-        new = float(
-            length_map(q, activation=activation, sigma_w=sigma_w, sigma_b=sigma_b)
-        )
-        if abs(new - q) <= 1e-14 * new:
-            return new
-        if new > 1e12:
-            return np.inf
-        q = new
-    return q
+    q = float(_settled(activation, sigma_w, sigma_b))
+    return q if q <= MAX_VARIANCE else np.inf
 
 
-def chi_1(*, activation: str, sigma_w: float, sigma_b: float = 0.0) -> float:
+def chi_1(*, activation: Activation, sigma_w: float, sigma_b: float = 0.0) -> float:
     """Mean square factor of a gradient, and of a small difference, from layer to layer.
 
     sigma_w^2 E f'(sqrt(q*) g)^2 (Schoenholz et al. 2017): below 1 gradients
     vanish and images become alike, above 1 gradients explode and images part.
     """
     q = fixed_point(activation=activation, sigma_w=sigma_w, sigma_b=sigma_b)
-    q = min(max(q, 1e-12), 1e12)  # at 0 and at infinity f' is that near them
-    return float(sigma_w**2 * _mean_square(FUNCTIONS[activation][1], q))
+    q = min(max(q, 1e-12), MAX_VARIANCE)  # at 0 and at infinity f' is that near them
+    return float(sigma_w**2 * _mean_square_slope(activation, q))
 
 
-def depth_scale(*, activation: str, sigma_w: float, sigma_b: float = 0.0) -> float:
+def depth_scale(
+    *, activation: Activation, sigma_w: float, sigma_b: float = 0.0
+) -> float:
     """Layers over which squared gradients change by a factor e: 1 / |ln chi_1|.
 
     Below criticality that is xi_c of Schoenholz et al. 2017, the depth to which
@@ -109,86 +139,86 @@ def depth_scale(*, activation: str, sigma_w: float, sigma_b: float = 0.0) -> flo
     return float(1 / abs(np.log(factor))) if factor != 1 else np.inf
 
 
-def critical_sigma_w(*, activation: str, sigma_b: float = 0.0) -> float:
+def critical_sigma_w(*, activation: Activation, sigma_b: float = 0.0) -> float:
     """sigma_w at which chi_1 = 1.
 
     For tanh without biases it is exactly 1, and the length map settles so slowly there
     that what is found is 1.0004.
 
-    >>> sigma_w = critical_sigma_w(activation="tanh", sigma_b=0.05**0.5)
+    Raises:
+        ValueError: it is not between 0.1 and 30.
+
+    >>> sigma_w = critical_sigma_w(activation=jnp.tanh, sigma_b=0.05**0.5)
     >>> print(f"{sigma_w**2:.4f}")  # about 1.76 in Schoenholz et al. 2017
     1.7610
     """
 
-    def excess(sigma_w: float) -> float:
-        factor = chi_1(activation=activation, sigma_w=sigma_w, sigma_b=sigma_b)
-        return float(np.log(factor))
+    def factor(sigma_w: float) -> float:
+        return chi_1(activation=activation, sigma_w=sigma_w, sigma_b=sigma_b)
 
-    return float(brentq(excess, 0.1, 30.0, xtol=1e-10))
-
-
-def _expect_plain(architecture: Architecture) -> None:
-    if not architecture.plain:
+    low, high = factor(0.1), factor(30.0)
+    if not low < 1 < high:
         raise ValueError(
-            "architecture: expected no normalization and no residual connections, "
-            f"which no theory here covers, found {architecture}"
+            "chi_1 at sigma_w = 0.1 and 30: expected values below and above 1, found "
+            f"{low:g} and {high:g}"
+        )
+    root = brentq(lambda sigma_w: np.log(factor(sigma_w)), 0.1, 30.0, xtol=1e-10)
+    return float(root)
+
+
+def _expect_covered(network: MLP) -> None:
+    """Raises ValueError for networks that no theory here covers."""
+    if not network.plain:
+        raise ValueError(
+            "network: expected no normalization and no residual connections, "
+            f"which no theory here covers, found {network}"
+        )
+    if network.initializer is not initializers.normal:
+        raise ValueError(
+            "initializer: expected initializers.normal, independent normal weights, "
+            f"found {network.initializer}"
         )
 
 
 def pre_activation_variances(
-    architecture: Architecture,
-    scale: float,
-    squared_norms: np.ndarray,
-    *,
-    bias_scale: float = 0.0,
+    network: MLP, scale: float, squared_norms: np.ndarray, *, bias_scale: float = 0.0
 ) -> np.ndarray:
-    """q_1 .. q_L of every image.
-
-    Args:
-        architecture: of the network.
-        scale: standard deviation s of every initial weight.
-        squared_norms: |x|^2 of the images, (B,).
-        bias_scale: standard deviation of the initial biases.
-
-    Returns:
-        (L, B).
-
-    Raises:
-        ValueError: layers that normalize or have residual connections.
-    """
-    _expect_plain(architecture)
+    """q_1 .. q_L of every image, (L, B); arguments as for ``gradient_rms``."""
+    _expect_covered(network)
     q = [scale**2 * np.asarray(squared_norms, float) + bias_scale**2]
-    for fan_in in architecture.sizes[1:-1]:
-        q.append(
-            length_map(
-                q[-1],
-                activation=architecture.activation,
-                sigma_w=fan_in**0.5 * scale,
-                sigma_b=bias_scale,
-            )
-        )
+    for fan_in in network.sizes[1:-1]:
+        mean_square = _mean_square(network.activation, q[-1])
+        q.append(fan_in * scale**2 * mean_square + bias_scale**2)
     return np.array(q)
 
 
-def _difference(activation: str, m: np.ndarray, h: np.ndarray) -> np.ndarray:
-    """f(m + h) - f(m - h) for h >= 0, with all its digits however small h is."""
-    if activation == "sigmoid":
-        # s(a) - s(b) = s(a) s(-b) (1 - exp(b - a)), and a - b = 2 h.
-        return np.asarray(expit(m + h) * expit(h - m) * -np.expm1(-2 * h))
-    if activation == "tanh":
-        doubled: np.ndarray = 2 * _difference("sigmoid", 2 * m, 2 * h)
-        return doubled
-    if activation == "centred_sigmoid":
-        return 2 * _difference("sigmoid", m, h)
-    if activation == "scaled_tanh":
-        return 1.7159 * _difference("tanh", 2 / 3 * m, 2 / 3 * h)
-    if activation == "relu":
-        return np.asarray(np.where(m - h >= 0, 2 * h, np.maximum(m + h, 0)))
-    return np.asarray(2 * h + 0 * m)
+def _difference(activation: Activation, m: Array, h: Array) -> Array:
+    """f(m + h) - f(m - h) for h >= 0, with its digits however small h is.
+
+    Where subtracting would leave fewer than 12 of them, it is the integral of f', by
+    Gauss's rule of two points, whose error is of the order of h^4.
+    """
+    upper = activation(m + h)
+    difference = upper - activation(m - h)
+    inner = h / 3**0.5
+    integral = h * (slope(activation, m - inner) + slope(activation, m + inner))
+    few_digits = (h < 1e-4) & (jnp.abs(difference) < 1e-4 * jnp.abs(upper))
+    return jnp.where(few_digits, integral, difference)
+
+
+@_in_float64
+def _mean_square_difference(activation: Activation, q: Array, d: Array) -> Array:
+    """E (f(u) - f(v))^2 of normal u, v with variance q and E (u - v)^2 = d."""
+    m = jnp.sqrt(jnp.maximum(q - d / 4, 0)) * COARSE_GRID[:, None]
+    # The square is even in h, so |h| will do.
+    h = jnp.sqrt(d / 4) * np.abs(COARSE_GRID)[None, :]
+    squares = _difference(activation, m, h) ** 2
+    mean: Array = COARSE_WEIGHTS @ squares @ COARSE_WEIGHTS
+    return mean
 
 
 def image_differences(
-    architecture: Architecture,
+    network: MLP,
     scale: float,
     squared_norm: float,
     squared_distance: float,
@@ -203,25 +233,19 @@ def image_differences(
     The difference is followed, not the correlation, since 1 - c falls below 1e-20.
 
     Args:
-        architecture: of the network.
+        network: plain, its weights drawn by ``initializers.normal``.
         scale: standard deviation s of every initial weight.
         squared_norm: |x|^2 of both images.
         squared_distance: |x - x'|^2.
         bias_scale: standard deviation of the initial biases.
     """
     q = pre_activation_variances(
-        architecture, scale, np.array([squared_norm]), bias_scale=bias_scale
+        network, scale, np.array([squared_norm]), bias_scale=bias_scale
     )[:, 0]
-    grid = np.linspace(-10, 10, 400)  # two dimensions need not be as fine
-    weights = np.exp(-(grid**2) / 2)
-    weights /= weights.sum()
     d = [scale**2 * squared_distance]
-    for fan_in, variance in zip(architecture.sizes[1:-1], q[:-1], strict=True):
-        m = np.sqrt(max(variance - d[-1] / 4, 0.0)) * grid[:, None]
-        # The square is even in h, so |h| will do.
-        h = np.sqrt(d[-1] / 4) * np.abs(grid)[None, :]
-        squares = _difference(architecture.activation, m, h) ** 2
-        d.append(fan_in * scale**2 * float(weights @ squares @ weights))
+    for fan_in, variance in zip(network.sizes[1:-1], q[:-1], strict=True):
+        square = float(_mean_square_difference(network.activation, variance, d[-1]))
+        d.append(fan_in * scale**2 * square)
     return np.array(d)
 
 
@@ -238,11 +262,7 @@ def _top_error(q: np.ndarray, num_classes: int) -> np.ndarray:
 
 
 def gradient_rms(
-    architecture: Architecture,
-    scale: float,
-    squared_norms: np.ndarray,
-    *,
-    bias_scale: float = 0.0,
+    network: MLP, scale: float, squared_norms: np.ndarray, *, bias_scale: float = 0.0
 ) -> np.ndarray:
     """Mean field prediction of ``signals.gradient_rms`` over many networks.
 
@@ -252,35 +272,31 @@ def gradient_rms(
     |delta_l|^2 |a_{l-1}|^2.
 
     Args:
-        architecture: of the network.
+        network: plain, its weights drawn by ``initializers.normal``.
         scale: standard deviation s of every initial weight.
         squared_norms: |x|^2 of the images, (B,).
         bias_scale: standard deviation of the initial biases.
 
     Returns:
         (L,), rms over networks, images and weights, in nats per unit of weight.
+
+    Raises:
+        ValueError: normalization, residual connections or another initializer.
     """
-    function, derivative = FUNCTIONS[architecture.activation]
-    sizes = architecture.sizes
-    q = pre_activation_variances(
-        architecture, scale, squared_norms, bias_scale=bias_scale
-    )
+    f, sizes = network.activation, network.sizes
+    q = pre_activation_variances(network, scale, squared_norms, bias_scale=bias_scale)
+    hidden = zip(sizes[1:-1], q[:-1], strict=True)
+    inputs = [squared_norms, *(size * _mean_square(f, q_l) for size, q_l in hidden)]
     error = _top_error(q[-1], sizes[-1])
-    squares = np.zeros(architecture.num_layers)
-    for layer in range(architecture.num_layers, 0, -1):
-        if layer < architecture.num_layers:
-            slopes = _mean_square(derivative, q[layer - 1])
-            error = sizes[layer] * scale**2 * slopes * error
-        if layer == 1:
-            inputs = np.asarray(squared_norms, float)
-        else:
-            inputs = sizes[layer - 1] * _mean_square(function, q[layer - 2])
-        squares[layer - 1] = np.mean(error * inputs) / (sizes[layer] * sizes[layer - 1])
-    return np.sqrt(squares)
+    squares = [np.mean(error * inputs[-1])]
+    for layer in range(network.num_layers - 1, 0, -1):
+        error = sizes[layer] * scale**2 * _mean_square_slope(f, q[layer - 1]) * error
+        squares.insert(0, np.mean(error * inputs[layer - 1]))
+    return np.sqrt(np.array(squares) / [n * m for n, m in pairwise(sizes)])
 
 
 def exact_gradient_rms(
-    architecture: Architecture,
+    network: MLP,
     scale: float,
     squared_norms: np.ndarray,
     *,
@@ -294,10 +310,63 @@ def exact_gradient_rms(
     Up. Given a_l, the weights W_{l+1} are fresh, so z_{l+1} = W_{l+1} a_l has
     independent normal entries of variance s^2 |a_l|^2. The forward pass of one image is
     thus a chain that n normals drive from layer to layer, and can be sampled without
-    any weights.
+    any weights. Down, see ``_one_layer_down``: two numbers a sample are enough, A_l = E
+    |delta_l|^2 and B_l = E (z_l . delta_l)^2. At the top, delta_L = p - e_y, the mean
+    taken over K equally frequent labels:
 
-    Down. Now the weights are not fresh: the forward pass knows W_{l+1} a_l = z_{l+1}.
-    But that is all it knows. Split W_{l+1} along a_l and across it:
+        A_L = |p|^2 + 1 - 2 / K
+        B_L = (z . p)^2 - 2 (z . p) mean(z) + mean(z^2)
+
+    Args:
+        network: as for ``gradient_rms``, without biases.
+        scale: standard deviation s of every initial weight.
+        squared_norms: |x|^2 of the images, (B,), drawn from with replacement.
+        num_samples: forward passes; the error falls with its square root, and is 0.2 %
+            at scale 1.
+        seed: of the samples.
+
+    Returns:
+        (L,), as from ``gradient_rms``.
+
+    Raises:
+        ValueError: as from ``gradient_rms``, and biases.
+    """
+    _expect_covered(network)
+    if network.biases:
+        raise ValueError("network: expected no biases, found biases")
+    rng = np.random.default_rng(seed)
+    drawn = rng.choice(np.asarray(squared_norms, float), num_samples)
+    input_squares, z, a = [drawn], [], []
+    for size in network.sizes[1:]:
+        deviation = scale * np.sqrt(input_squares[-1])[:, None]
+        z.append(deviation * rng.normal(size=(num_samples, size)))
+        a.append(_value(network.activation, z[-1]))
+        input_squares.append((a[-1] ** 2).sum(axis=1))
+
+    p = softmax(z[-1], axis=1)
+    along = (z[-1] * p).sum(axis=1)
+    A = (p**2).sum(axis=1) + 1 - 2 / network.sizes[-1]
+    B = along**2 - 2 * along * z[-1].mean(axis=1) + (z[-1] ** 2).mean(axis=1)
+    squares = [np.mean(A * input_squares[-2])]
+    for layer in range(network.num_layers - 1, 0, -1):
+        z_l, a_l = z[layer - 1], a[layer - 1]
+        A, B = _one_layer_down(A, B, scale, z_l, a_l, _slope(network.activation, z_l))
+        squares.insert(0, np.mean(A * input_squares[layer - 1]))
+    return np.sqrt(np.array(squares) / [n * m for n, m in pairwise(network.sizes)])
+
+
+def _one_layer_down(
+    A: np.ndarray,
+    B: np.ndarray,
+    scale: float,
+    z: np.ndarray,
+    a: np.ndarray,
+    slopes: np.ndarray,
+) -> tuple[np.ndarray, np.ndarray]:
+    """A_l and B_l from those of the layer above, and z_l, a_l and f'(z_l).
+
+    Down, the weights are not fresh: the forward pass knows W_{l+1} a_l = z_{l+1}. But
+    that is all it knows. Split W_{l+1} along a_l and across it:
 
         W_{l+1} = z_{l+1} a_l^T / |a_l|^2 + V P,     P = 1 - a_l a_l^T / |a_l|^2
 
@@ -309,7 +378,7 @@ def exact_gradient_rms(
         delta_l = D W_{l+1}^T delta' = D a (z' . delta') / |a|^2 + D P V^T delta'
 
     and V^T delta' is normal with variance s^2 |delta'|^2. Take the mean over V; the
-    mixed term vanishes. With A_l = E |delta_l|^2 and B_l = E (z_l . delta_l)^2:
+    mixed term vanishes:
 
         A_l = s^2 (S - T / |a|^2) A_{l+1} + T / |a|^4 B_{l+1}
         B_l = s^2 (X - Y / |a|^2) A_{l+1} + Y / |a|^4 B_{l+1}
@@ -317,104 +386,14 @@ def exact_gradient_rms(
         S = sum f'^2     T = sum (f' a)^2     X = sum (z f')^2     Y = (sum z f' a)^2
 
     where sum (...)^2 - T / |a|^2 and the like are |P ...|^2. So two numbers close the
-    recursion. It starts at the top with delta_L = p - e_y, the mean taken over K
-    equally frequent labels:
-
-        A_L = |p|^2 + 1 - 2 / K
-        B_L = (z . p)^2 - 2 (z . p) mean(z) + mean(z^2)
-
-    Args:
-        architecture: of the network, without biases.
-        scale: standard deviation s of every initial weight.
-        squared_norms: |x|^2 of the images, (B,), drawn from with replacement.
-        num_samples: forward passes; the error falls with its square root, and is 0.2 %
-            at scale 1.
-        seed: of the samples.
-
-    Returns:
-        (L,), as from ``gradient_rms``.
-
-    Raises:
-        ValueError: biases, normalization or residual connections.
+    recursion.
     """
-    _expect_plain(architecture)
-    if architecture.biases:
-        raise ValueError("architecture: expected no biases, found biases")
-    function, derivative = FUNCTIONS[architecture.activation]
-    rng = np.random.default_rng(seed)
-    drawn = rng.choice(np.asarray(squared_norms, float), num_samples)
-    input_squares, z, a = [drawn], [], []
-    for size in architecture.sizes[1:]:
-        deviation = scale * np.sqrt(input_squares[-1])[:, None]
-        z.append(deviation * rng.normal(size=(num_samples, size)))
-        a.append(function(z[-1]))
-        input_squares.append((a[-1] ** 2).sum(axis=1))
-
-    p = softmax(z[-1], axis=1)
-    along = (z[-1] * p).sum(axis=1)
-    A = (p**2).sum(axis=1) + 1 - 2 / architecture.sizes[-1]
-    B = along**2 - 2 * along * z[-1].mean(axis=1) + (z[-1] ** 2).mean(axis=1)
-    squares = np.zeros(architecture.num_layers)
-    for layer in range(architecture.num_layers, 0, -1):
-        if layer < architecture.num_layers:
-            slope, a_l, z_l = derivative(z[layer - 1]), a[layer - 1], z[layer - 1]
-            norm = input_squares[layer]
-            # ReLUs that are all off: nothing goes up, and P is the identity.
-            inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
-            S, T = (slope**2).sum(axis=1), ((slope * a_l) ** 2).sum(axis=1)
-            X = ((z_l * slope) ** 2).sum(axis=1)
-            Y = (z_l * slope * a_l).sum(axis=1) ** 2
-            A, B = (
-                scale**2 * (S - T * inverse) * A + T * inverse**2 * B,
-                scale**2 * (X - Y * inverse) * A + Y * inverse**2 * B,
-            )
-        weights = architecture.sizes[layer] * architecture.sizes[layer - 1]
-        squares[layer - 1] = np.mean(A * input_squares[layer - 1]) / weights
-    return np.sqrt(squares)
-
-
-def plateau_drift_rate(
-    *,
-    learning_rate: float,
-    batch_size: int,
-    frequencies: np.ndarray,
-    input_square: float | np.ndarray,
-    slope: float | np.ndarray,
-    top_square: float | np.ndarray = 0.0,
-) -> float | np.ndarray:
-    """How fast label noise pushes the top hidden layer to 0 on the plateau.
-
-    Derived for this package; no source known. The effect is Glorot & Bengio's 2010
-    (Fig. 2): the top hidden layer of a deep sigmoid network goes to 0 first.
-
-    On the plateau all images look alike: a, the top hidden layer, is one column, and
-    the logits z = W_L a are such that p is near f, the frequencies of the labels. Let e
-    be the error of the logits. A step of SGD sees g = p - (mean label of the batch) = H
-    e + noise, where H = diag(f) - f f^T is the slope of the softmax and the noise of a
-    batch of B labels has covariance H / B. With r = learning rate x |a|^2 the logits
-    move by -r g, an Ornstein-Uhlenbeck process; in balance r (H C + C H) = r^2 H / B
-    for the covariance C of e, so C = r / (2 B), and in discrete steps r / (2 B - r B
-    lambda) for an eigenvalue lambda of H, which is near 1 / K.
-
-    The error stays in the weights: W_L = (...) + e a^T / |a|^2. So the error that goes
-    down, W_L^T g, has a mean although g has none: a E(e . g) / |a|^2 = a tr(H C) /
-    |a|^2 = a x learning rate x tr H / (2 B). Through the slope f' it moves the weights
-    below, whose inputs are a', and through f' again the activations:
-
-        change of a a step = -(learning rate^2 / B) (tr H / 2) |a'|^2 f'^2 a
-
-    Args:
-        learning_rate: of SGD.
-        batch_size: B.
-        frequencies: f, of the training labels, (K,).
-        input_square: |a'|^2, of the layer below the top hidden layer.
-        slope: f' of the top hidden layer's units.
-        top_square: |a|^2, for the correction at finite learning rates.
-
-    Returns:
-        The fraction by which the top hidden layer shrinks a step.
-    """
-    f = np.asarray(frequencies, float)
-    trace = 1 - float((f**2).sum())
-    rate = learning_rate**2 / batch_size * trace / 2 * input_square * slope**2
-    return rate / (1 - learning_rate * top_square / (2 * len(f)))
+    norm = (a**2).sum(axis=1)
+    # ReLUs that are all off: nothing goes up, and P is the identity.
+    inverse = np.divide(1, norm, out=np.zeros_like(norm), where=norm > 0)
+    S, T = (slopes**2).sum(axis=1), ((slopes * a) ** 2).sum(axis=1)
+    X, Y = ((z * slopes) ** 2).sum(axis=1), (z * slopes * a).sum(axis=1) ** 2
+    return (
+        scale**2 * (S - T * inverse) * A + T * inverse**2 * B,
+        scale**2 * (X - Y * inverse) * A + Y * inverse**2 * B,
+    )

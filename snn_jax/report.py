@@ -8,7 +8,7 @@ from typing import Any, NamedTuple
 import jinja2
 from matplotlib.figure import Figure
 
-from snn_jax import figures, runs
+from snn_jax import figures, files
 
 
 class Section(NamedTuple):
@@ -111,12 +111,12 @@ def write(
     for section in sections:
         if section.figure is not None:
             path = folder / "figures" / f"{section.name}.svg"
-            with runs.replacing(path) as file:
+            with files.replacing(path) as file:
                 file.write_text(figures.to_svg(section.figure), encoding="utf-8")
-    made_with = {**settings, **runs.environment()}
+    made_with = {**settings, **files.environment()}
     words = {name: str(value) for name, value in made_with.items()}
     page = folder / "report.html"
-    with runs.replacing(page) as file:
+    with files.replacing(page) as file:
         html = render(title, subtitle, answer, sections, words)
         file.write_text(html, encoding="utf-8")
     return page

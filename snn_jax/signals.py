@@ -1,66 +1,79 @@
-"""Per-layer numbers that tell what a network is doing, measured on a set of images.
+"""Numbers of each layer that tell what a network is doing, on a set of examples.
+
+An ``MLP`` gives all of them. Of a network of one's own gradients are measured leaf by
+leaf, and activations layer by layer if it has ``layers``.
 
 At small init scales images differ by less than the spacing of float32: give float64
 parameters and images (under ``jax.enable_x64(True)``) to see what is still there.
 """
 
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float
 
-from snn_jax import backprop, networks
-from snn_jax.networks import Architecture, Images, Labels, Params
+from snn_jax import backprop, gradients, losses
+from snn_jax.activations import slope, steepest
+from snn_jax.losses import Loss
+from snn_jax.networks import MLP, Images, Labels, Params
 
+# Measured on so many examples, the first of the training set.
+NUM_EXAMPLES = 1000
 # f' relative to its largest value. For the sigmoid 4 a (1 - a) < 0.0396 means that a is
 # within 0.01 of 0 or 1; for tanh it is the same point, |a| > 0.98.
 SATURATED_DERIVATIVE = 4 * 0.01 * 0.99
 # Of the probe's regression, relative to the mean variance of a unit: enough to solve
 # the equations when units are copies of each other, too little to hide a direction.
 PROBE_RIDGE = 1e-8
+# Single-example gradients of networks of one's own that are held at once.
+EXAMPLES_AT_ONCE = 25
 
 
-class Signals(NamedTuple):
-    """What there is to know of each layer, from the input up.
+class Label(NamedTuple):
+    """Of a signal: what it runs over besides networks, what it is, and its unit.
 
-    L numbers, one a layer:
-
-    Attributes:
-        gradient_rms: rms over images and weights of single-image gradients, in nats per
-            unit of weight: how much one image can move a weight.
-        gradient_median: the same of the median image, rms over weights alone: far below
-            gradient_rms where a few images carry it, as in saturated networks.
-        mean_gradient_rms: rms over weights of the gradient of the mean loss: what is
-            left when images have pulled in their different directions. On a plateau it
-            is far smaller, and the gradient of a batch is mostly label noise.
-        activation_mean: mean over units and images. From here on L - 1 numbers, one a
-            hidden layer.
-        activation_spread: rms over units of the standard deviation over images: how far
-            the layer tells images apart. Two images differ by sqrt(2) of it.
-        mean_slope: mean f' over units and images.
-        saturation: fraction of (unit, image) pairs that pass on no gradient, f' below
-            4 % of its largest value: a sigmoid within 0.01 of 0 or 1, a tanh within
-            0.02 of -1 or 1, a ReLU that is off.
-        dead: fraction of units that are saturated for every image.
-        effective_rank: participation ratio of the covariance C over images, (tr C)^2 /
-            tr C^2: from 1, all units say the same, to their number, NaN if they say
-            nothing.
-        probe_accuracy: fraction of the labels that a linear classifier reads from the
-            layer: least squares on every other image, scored on the rest.
+    The dimension "layer" are the L weight matrices of an MLP, or "leaf" the arrays of
+    other parameters; "hidden_layer" are the layers between.
     """
 
-    gradient_rms: Float[Array, "*N L"]
-    gradient_median: Float[Array, "*N L"]
-    mean_gradient_rms: Float[Array, "*N L"]
-    activation_mean: Float[Array, "*N H"]
-    activation_spread: Float[Array, "*N H"]
-    mean_slope: Float[Array, "*N H"]
-    saturation: Float[Array, "*N H"]
-    dead: Float[Array, "*N H"]
-    effective_rank: Float[Array, "*N H"]
-    probe_accuracy: Float[Array, "*N H"]
+    dim: str
+    long_name: str
+    units: str = ""
+
+
+PER_WEIGHT = "nats per unit of weight"
+SIGNALS: dict[str, Label] = {
+    # How much one image can move a weight: rms over images and weights.
+    "gradient_rms": Label("layer", "rms of single-image gradients", PER_WEIGHT),
+    # The same of the median image, rms over weights alone: far below gradient_rms where
+    # a few images carry it, as in saturated networks.
+    "gradient_median": Label(
+        "layer", "rms over weights of the median image's gradient", PER_WEIGHT
+    ),
+    # What is left when images have pulled in their different directions. On a plateau
+    # it is far smaller, and the gradient of a batch is mostly label noise.
+    "mean_gradient_rms": Label("layer", "rms of the mean gradient", PER_WEIGHT),
+    "activation_mean": Label("hidden_layer", "mean activation"),
+    # How far the layer tells images apart, rms over units. Two images differ by sqrt(2)
+    # of it.
+    "activation_spread": Label(
+        "hidden_layer", "standard deviation of activations over images"
+    ),
+    # Participation ratio of the covariance C over images, (tr C)^2 / tr C^2: from 1,
+    # all units say the same, to their number, NaN if they say nothing.
+    "effective_rank": Label("hidden_layer", "effective rank of the layer", "units"),
+    # Least squares on every other image, scored on the rest.
+    "probe_accuracy": Label(
+        "hidden_layer", "accuracy of a linear probe of the layer", "fraction"
+    ),
+    "mean_slope": Label("hidden_layer", "mean slope of the activation function"),
+    # Pairs that pass on no gradient, f' below 4 % of its largest value: a sigmoid
+    # within 0.01 of 0 or 1, a tanh within 0.02 of -1 or 1, a ReLU that is off.
+    "saturation": Label("hidden_layer", "saturated (unit, image) pairs", "fraction"),
+    "dead": Label("hidden_layer", "units saturated for every image", "fraction"),
+}
 
 
 def _rms(values: Float[Array, "..."]) -> Float[Array, ""]:
@@ -85,30 +98,28 @@ def _median(values: Float[Array, " B"]) -> Float[Array, ""]:
 def _effective_rank(a: Float[Array, "H B"]) -> Float[Array, ""]:
     centred = a - a.mean(axis=1, keepdims=True)
     centred = centred / jnp.abs(centred).max()  # NaN where nothing varies
+    if centred.shape[0] > centred.shape[1]:
+        centred = centred.T  # the traces of C and of its square stay
     covariance = centred @ centred.T
     rank: Array = jnp.trace(covariance) ** 2 / (covariance**2).sum()
     return rank
 
 
-def main_planes(
-    params: Params, x: Images, *, architecture: Architecture
-) -> Float[np.ndarray, "H B 2"]:
+def main_planes(network: MLP, params: Params, x: Images) -> Float[np.ndarray, "H B 2"]:
     """Every image in each hidden layer, in the plane in which images differ most.
 
     Principal components in float64, scaled to an rms of 1: at small init scales the
     whole cloud is smaller than the spacing of float32.
 
     Args:
+        network: with at least two units a hidden layer; a single unit gives a second
+            coordinate of 0.
         params: float32 or float64.
         x: images, one a row.
-        architecture: of the network, with at least two units a hidden layer; a single
-            unit gives a second coordinate of 0.
     """
     with jax.enable_x64(True):
         double = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-        inputs, _ = networks.forward(
-            double, jnp.asarray(x, jnp.float64), architecture=architecture
-        )
+        inputs, _ = network.forward(double, jnp.asarray(x, jnp.float64))
         planes = []
         for a in map(np.asarray, inputs[1:]):
             centred = a - a.mean(axis=1, keepdims=True)
@@ -150,8 +161,11 @@ def _probe_accuracy(
     # The regression's targets: 1 for the label, 0 elsewhere, less their mean.
     targets = (y[None, ::2] == jnp.arange(num_classes)[:, None]).astype(a.dtype)
     offset = targets.mean(axis=1, keepdims=True)
-    ridge = PROBE_RIDGE * fit.shape[1] * jnp.eye(a.shape[0], dtype=a.dtype)
-    W = _solve(fit @ fit.T + ridge, fit @ (targets - offset).T).T
+    ridge = PROBE_RIDGE * fit.shape[1] * jnp.eye(min(fit.shape), dtype=a.dtype)
+    if fit.shape[0] <= fit.shape[1]:
+        W = _solve(fit @ fit.T + ridge, fit @ (targets - offset).T).T
+    else:  # (A A^T + r)^-1 A = A (A^T A + r)^-1, with the smaller matrix
+        W = (fit @ _solve(fit.T @ fit + ridge, (targets - offset).T)).T
     right: Array = (W @ score + offset).argmax(axis=0) == y[1::2]
     return right.mean(dtype=a.dtype)
 
@@ -178,58 +192,165 @@ def _single_image_gradients(passes: backprop.Passes) -> list[Float[Array, " B"]]
 
 
 def gradient_rms(
-    params: Params, x: Images, y: Labels, *, architecture: Architecture
+    network: MLP, params: Params, x: Images, y: Labels
 ) -> Float[Array, " L"]:
-    """The signal of that name alone, in nats per unit of weight."""
-    passes = backprop.forward_backward(params, x, y, architecture=architecture)
+    """The signal of that name alone, of an MLP and its negative log-likelihood."""
+    passes = backprop.forward_backward(network, params, x, y)
     return jnp.stack([_rms(images) for images in _single_image_gradients(passes)])
 
 
 def measure(
-    params: Params, x: Images, y: Labels, *, architecture: Architecture
-) -> Signals:
-    """All signals of one network on a set of images; vmap it over networks.
+    network: Any,
+    params: Params,
+    x: Any,
+    y: Any,
+    *,
+    loss: Loss = losses.nll,
+    num_classes: int | None = None,
+) -> dict[str, Array]:
+    """All signals of one network on a set of examples; vmap it over networks.
 
     Args:
+        network: an ``MLP``, or one of one's own.
         params: float32 or, to see small differences, float64.
-        x: images, one a row; about a thousand.
-        y: labels in [0, K).
-        architecture: of the network.
+        x: inputs, one a row; about a thousand.
+        y: labels in [0, K), or other targets.
+        loss: whose gradients are measured.
+        num_classes: K, for the probe; without it there is none.
 
-    >>> import jax
-    >>> from snn_jax.networks import DEEP, init
-    >>> params = init(jax.random.key(0), DEEP, gain=0.1)
+    Returns:
+        What is known of the names in ``SIGNALS``, each an array of one axis; nothing of
+        hidden layers if there are none.
+
+    >>> from snn_jax.networks import DEEP
+    >>> params = DEEP.init(jax.random.key(0), scale=0.1)
     >>> x, y = jnp.linspace(0, 1, 4 * 784).reshape(4, 784), jnp.arange(4)
-    >>> signals = measure(params, x, y, architecture=DEEP)
-    >>> bool(signals.gradient_rms[0] < 1e-4 * signals.gradient_rms[-1])  # it vanishes
+    >>> found = measure(DEEP, params, x, y, num_classes=10)
+    >>> bool(found["gradient_rms"][0] < 1e-4 * found["gradient_rms"][-1])  # it vanishes
     True
-    >>> bool(signals.activation_spread[-1] < 1e-3 * signals.activation_spread[0])
+    >>> bool(found["activation_spread"][-1] < 1e-3 * found["activation_spread"][0])
     True
     """
     y = jnp.asarray(y)
-    activation = networks.ACTIVATIONS[architecture.activation]
-    passes = backprop.forward_backward(params, x, y, architecture=architecture)
+    if isinstance(network, MLP):
+        return _measure_mlp(network, params, x, y, loss, num_classes)
+    found = _gradients_of_leaves(network, params, x, y, loss)
+    if network_layers(network) is not None:
+        activations = network.layers(params, x).values()
+        columns = [a.reshape(len(a), -1).T for a in activations]
+        found |= _of_activations(columns, y, num_classes)
+    return found
 
+
+def network_layers(network: Any) -> Any:
+    """The function ``layers`` of a network, or None."""
+    return getattr(network, "layers", None)
+
+
+def _of_activations(
+    layers: list[Float[Array, "..."]], y: Array, num_classes: int | None
+) -> dict[str, Array]:
+    """Signals of activations alone, given with one example a column."""
+    found = {
+        "activation_mean": [a.mean() for a in layers],
+        "activation_spread": [_rms(a - a.mean(axis=1, keepdims=True)) for a in layers],
+        "effective_rank": [_effective_rank(a) for a in layers],
+    }
+    if num_classes is not None:
+        found["probe_accuracy"] = [_probe_accuracy(a, y, num_classes) for a in layers]
+    return {name: jnp.array(values) for name, values in found.items() if values}
+
+
+def _measure_mlp(
+    network: MLP,
+    params: Params,
+    x: Images,
+    y: Array,
+    loss: Loss,
+    num_classes: int | None,
+) -> dict[str, Array]:
+    passes = backprop.forward_backward(network, params, x, y, loss)
     single = _single_image_gradients(passes)
-    layers = [
-        (_rms(images), _median(images), _rms(delta @ a.T / a.shape[1]))
-        for images, a, delta in zip(
-            single, passes.inputs, passes.sum_deltas, strict=True
-        )
+    means = [
+        delta @ a.T / a.shape[1]
+        for a, delta in zip(passes.inputs, passes.sum_deltas, strict=True)
     ]
-    hidden = []
-    for a, z in zip(passes.inputs[1:], passes.pre_activations[:-1], strict=True):
-        slope = activation.derivative(z)
-        saturated = slope < SATURATED_DERIVATIVE * activation.steepest
-        hidden.append(
-            (
-                a.mean(),
-                _rms(a - a.mean(axis=1, keepdims=True)),
-                slope.mean(),
-                saturated.mean(dtype=a.dtype),
-                saturated.all(axis=1).mean(dtype=a.dtype),
-                _effective_rank(a),
-                _probe_accuracy(a, y, architecture.sizes[-1]),
-            )
+    found: dict[str, Any] = {
+        "gradient_rms": [_rms(images) for images in single],
+        "gradient_median": [_median(images) for images in single],
+        "mean_gradient_rms": [_rms(mean) for mean in means],
+    }
+    slopes = [slope(network.activation, z) for z in passes.pre_activations[:-1]]
+    flat = SATURATED_DERIVATIVE * steepest(network.activation)
+    saturated = [jnp.abs(s) < flat for s in slopes]
+    dtype = single[0].dtype
+    found |= {
+        "mean_slope": [s.mean() for s in slopes],
+        "saturation": [s.mean(dtype=dtype) for s in saturated],
+        "dead": [s.all(axis=1).mean(dtype=dtype) for s in saturated],
+    }
+    arrays = {name: jnp.array(values) for name, values in found.items() if values}
+    return arrays | _of_activations(passes.inputs[1:], y, num_classes)
+
+
+def _gradients_of_leaves(
+    network: Any, params: Params, x: Any, y: Array, loss: Loss
+) -> dict[str, Array]:
+    """The gradient's signals of any network, by autodiff, an example at a time."""
+    mean_loss = gradients.mean_loss(network, loss)
+
+    def leaves(x: Any, y: Any) -> list[Array]:
+        return [_rms(g) for g in float_leaves(jax.grad(mean_loss)(params, x, y))]
+
+    x = jnp.asarray(x)
+    single = jax.lax.map(
+        lambda example: jnp.stack(leaves(example[0][None], example[1][None])),
+        (x, y),
+        batch_size=EXAMPLES_AT_ONCE,
+    )
+    return {
+        "gradient_rms": jnp.stack([_rms(images) for images in single.T]),
+        "gradient_median": jnp.stack([_median(images) for images in single.T]),
+        "mean_gradient_rms": jnp.stack(leaves(x, y)),
+    }
+
+
+def float_leaves(params: Params) -> list[Array]:
+    """The arrays of numbers that can be trained, in the order of the tree."""
+    return [
+        leaf
+        for leaf in jax.tree.leaves(params)
+        if jnp.issubdtype(jnp.result_type(leaf), jnp.inexact)
+    ]
+
+
+def weight_change(network: Any, before: Params, after: Params) -> Float[Array, " L"]:
+    """|W after - W before| / |W before| of each layer, or of each leaf."""
+    if isinstance(network, MLP):
+        names = [f"W{layer}" for layer in range(1, network.num_layers + 1)]
+        pairs = [(after[name], before[name]) for name in names]
+    else:
+        pairs = list(zip(float_leaves(after), float_leaves(before), strict=True))
+    return jnp.stack(
+        [
+            jnp.sqrt(((new - old) ** 2).sum()) / jnp.sqrt((old**2).sum())
+            for new, old in pairs
+        ]
+    )
+
+
+def coordinates(network: Any, params: Params, x: Any) -> dict[str, list[Any]]:
+    """What the dimensions of signals run over, by name; from shapes alone."""
+    if isinstance(network, MLP):
+        layers = list(range(1, network.num_layers + 1))
+        return {"layer": layers, "hidden_layer": layers[:-1]}
+    names = gradients.leaf_names(
+        jax.tree.map(
+            lambda leaf: leaf if jnp.issubdtype(leaf.dtype, jnp.inexact) else None,
+            params,
         )
-    return Signals(*jnp.array(layers).T, *jnp.array(hidden).reshape(-1, 7).T)
+    )
+    found: dict[str, list[Any]] = {"leaf": names}
+    if network_layers(network) is not None:
+        found["hidden_layer"] = list(jax.eval_shape(network.layers, params, x))
+    return found

@@ -1,7 +1,8 @@
 """Training one network, as a pure function: no file, no device, no printing.
 
-An optimizer is any ``optax.GradientTransformation``. A gradient is any function with
-the signature of ``losses.value_and_grad``: by automatic differentiation or by hand.
+The loop knows nothing of layers: it takes any network, loss, gradient and optimizer.
+Random keys are folded here and nowhere else, so that seed 0 is the same network in
+every study.
 """
 
 import math
@@ -13,16 +14,36 @@ import jax.numpy as jnp
 import optax
 from jaxtyping import Array, Float, Int, Key
 
-from snn_jax import losses, networks, signals
-from snn_jax.mnist import Split
-from snn_jax.networks import Architecture, Images, Labels, Params, Reference
-from snn_jax.signals import Signals
+from snn_jax import datasets, gradients, losses
+from snn_jax.datasets import Dataset, Split
+from snn_jax.gradients import ValueAndGrad
+from snn_jax.losses import Loss
+from snn_jax.networks import Params
+from snn_jax.recipe import Recipe, transformation
 
-ValueAndGrad = Callable[..., tuple[Array, Params]]
+# Inputs that an evaluation may take for reference, as batch normalization does, the
+# first of the training set.
+NUM_REFERENCE = 1000
 
-# Signals are measured on this many images, the first of the training set. Batch
-# normalization takes its means and variances from the same ones in an evaluation.
-NUM_SIGNAL_IMAGES = 1000
+# What a study's key is folded with, for the initial weights and for the shuffles.
+WEIGHTS, BATCHES = 0, 1
+
+
+def weights_key(key: Key[Array, ""], seed: Any) -> Key[Array, ""]:
+    """The key of a network's initial weights: of its seed, whatever else it is."""
+    return jax.random.fold_in(jax.random.fold_in(key, WEIGHTS), seed)
+
+
+def batches_key(key: Key[Array, ""], epoch: Any, seed: Any = None) -> Key[Array, ""]:
+    """The key of an epoch's shuffle, from epoch 1 on.
+
+    Args:
+        key: of the study.
+        epoch: so that a longer run begins like a shorter one.
+        seed: of a network that has batches of its own; by default all have the same.
+    """
+    of_epoch = jax.random.fold_in(jax.random.fold_in(key, BATCHES), epoch)
+    return of_epoch if seed is None else jax.random.fold_in(of_epoch, seed)
 
 
 class State(NamedTuple):
@@ -32,21 +53,8 @@ class State(NamedTuple):
     optimizer_state: Any
 
 
-class Epoch(NamedTuple):
-    """What happened during an epoch.
-
-    Attributes:
-        train_loss: mean loss of its batches, each before its update, in nats.
-        weight_change: (L,), |W_l after - W_l before| / |W_l before|, the
-            update-to-weight ratio of the whole epoch.
-    """
-
-    train_loss: Float[Array, "*T"]
-    weight_change: Float[Array, "*T L"]
-
-
 class Evaluation(NamedTuple):
-    """Mean loss in nats and accuracy, a fraction, on a set of images."""
+    """Mean loss, and accuracy, a fraction; NaN where targets are no labels."""
 
     loss: Float[Array, "*T"]
     accuracy: Float[Array, "*T"]
@@ -56,41 +64,58 @@ class History(NamedTuple):
     """A training run, epoch by epoch: T epochs, and T + 1 networks with the initial.
 
     Attributes:
-        epochs: what happened in epochs 1 to T.
+        train_loss: mean loss of the batches of epochs 1 to T, each before its update.
         valid: validation loss and accuracy of networks 0 to T.
-        signals: of networks 0 to T, on ``NUM_SIGNAL_IMAGES`` training images.
+        observed: what was observed of networks 0 to T, by name.
     """
 
-    epochs: Epoch
+    train_loss: Float[Array, " T"]
     valid: Evaluation
-    signals: Signals
+    observed: dict[str, Any]
 
 
-def start(params: Params, *, optimizer: optax.GradientTransformation) -> State:
+def start(params: Params, optimizer: optax.GradientTransformation) -> State:
     """The state of a network before its first step."""
     return State(params, optimizer.init(params))
 
 
 def step(
     state: State,
-    x: Images,
-    y: Labels,
+    x: Any,
+    y: Any,
     *,
-    architecture: Architecture,
+    value_and_grad: ValueAndGrad,
     optimizer: optax.GradientTransformation,
-    value_and_grad: ValueAndGrad = losses.value_and_grad,
+    loss: Callable[[Params, Any, Any], Array] | None = None,
 ) -> tuple[State, Float[Array, ""]]:
     """One update from one batch.
+
+    Args:
+        state: as from ``start`` or the step before.
+        x: inputs of the batch.
+        y: its targets.
+        value_and_grad: the gradient, of the parameters' shapes.
+        optimizer: any optax transformation, those too that want the loss or evaluate it
+            again, as ``optax.polyak_sgd`` and ``optax.lbfgs`` do.
+        loss: ``(params, x, y) -> loss``, for those; by default the gradient's.
 
     Returns:
         The new state, and the loss of the batch before the update.
     """
-    loss, grads = value_and_grad(state.params, x, y, architecture=architecture)
-    updates, optimizer_state = optimizer.update(
-        grads, state.optimizer_state, state.params
+    value, grads = value_and_grad(state.params, x, y)
+    gradients.check_tree(state.params, value, grads)
+    updates, optimizer_state = optax.with_extra_args_support(optimizer).update(
+        grads,
+        state.optimizer_state,
+        state.params,
+        value=value,
+        grad=grads,
+        value_fn=lambda params: (
+            value_and_grad(params, x, y)[0] if loss is None else loss(params, x, y)
+        ),
     )
     params: Params = optax.apply_updates(state.params, updates)
-    return State(params, optimizer_state), loss
+    return State(params, optimizer_state), value
 
 
 def _permutation(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
@@ -110,6 +135,15 @@ def _permutation(key: Key[Array, ""], n: int) -> Int[Array, " n"]:
     return order
 
 
+def check_batch_size(batch_size: int, num_examples: int) -> None:
+    """Raises ValueError unless it is in [1, num_examples]."""
+    if not 1 <= batch_size <= num_examples:
+        raise ValueError(
+            f"batch size: expected 1 to {num_examples}, the number of training "
+            f"examples, found {batch_size}"
+        )
+
+
 def batch_order(
     key: Key[Array, ""], num_examples: int, batch_size: int
 ) -> Int[Array, "steps B"]:
@@ -124,11 +158,7 @@ def batch_order(
     >>> batch_order(jax.random.key(0), 10, 3).shape
     (3, 3)
     """
-    if not 1 <= batch_size <= num_examples:
-        raise ValueError(
-            f"batch size: expected 1 to {num_examples}, the number of training images, "
-            f"found {batch_size}"
-        )
+    check_batch_size(batch_size, num_examples)
     steps = num_examples // batch_size
     order = _permutation(key, num_examples)
     return order[: steps * batch_size].reshape(steps, batch_size)
@@ -158,143 +188,131 @@ def part_of_epoch(
 
 
 def evaluate(
-    params: Params,
-    split: Split,
-    *,
-    architecture: Architecture,
-    reference: Reference | None = None,
+    params: Params, split: Split, *, network: Any, loss: Loss, reference: Any = None
 ) -> Evaluation:
-    """Loss and accuracy; an accuracy of NaN if a logit is not finite.
+    """Loss and accuracy; an accuracy of NaN if an output is not finite.
 
     Args:
         params: of the network.
         split: what it is asked about.
-        architecture: of the network.
-        reference: training images, for batch normalization; see ``networks.forward``.
+        network: with ``apply`` and perhaps ``predict``.
+        loss: ``loss(outputs, y) -> (B,)``.
+        reference: training inputs, for networks that ``predict`` with them.
     """
-    logits = networks.apply(
-        params, split.x, architecture=architecture, reference=reference
-    )
+    if getattr(network, "predict", None) is not None:
+        outputs = network.predict(params, split.x, reference)
+    else:
+        outputs = network.apply(params, split.x)
     y = jnp.asarray(split.y)
-    return Evaluation(losses.nll(logits, y).mean(), losses.accuracy(logits, y))
+    accuracy = (
+        losses.accuracy(outputs, y)
+        if datasets.are_labels(y) and outputs.ndim == 2
+        else jnp.full((), jnp.nan, outputs.dtype)
+    )
+    return Evaluation(loss(outputs, y).mean(), accuracy)
 
 
 def run_epoch(
     state: State,
-    key: Key[Array, ""],
+    order: Int[Array, "steps B"],
     train: Split,
     *,
-    architecture: Architecture,
+    value_and_grad: ValueAndGrad,
     optimizer: optax.GradientTransformation,
-    batch_size: int,
-    value_and_grad: ValueAndGrad = losses.value_and_grad,
-    part: Int[Array, ""] | int = 0,
-    num_parts: int = 1,
-) -> tuple[State, Epoch]:
-    """One pass over the training set in a fresh order, or a part of one.
+    loss: Callable[[Params, Any, Any], Array] | None = None,
+) -> tuple[State, Float[Array, ""]]:
+    """One pass over batches, the only loop over them besides ``fast.run_epoch``.
 
     Args:
         state: as from ``start`` or the epoch before.
-        key: of this epoch's shuffle.
+        order: of the examples, a row a batch, as from ``batch_order``.
         train: what is learned from.
-        architecture: of the network.
+        value_and_grad: as for ``step``, like what follows.
         optimizer: an optax transformation; what is inside it may be traced.
-        batch_size: from 1, true stochastic gradient descent, to the whole set.
-        value_and_grad: by default ``losses.value_and_grad``; or
-            ``backprop.value_and_grad``, the same by hand.
-        part: the part to run, from 0. The parts of an epoch, with one key and one after
-            the other, are the epoch, but for steps left over.
-        num_parts: that the epoch is cut into.
+        loss: for optimizers that evaluate it.
+
+    Returns:
+        The new state, and the mean loss of the batches, each before its update.
     """
     x, y = jnp.asarray(train.x), jnp.asarray(train.y)
-    order = part_of_epoch(batch_order(key, x.shape[0], batch_size), part, num_parts)
 
     def run_step(state: State, batch: Array) -> tuple[State, Array]:
         return step(
             state,
             x[batch],
             y[batch],
-            architecture=architecture,
-            optimizer=optimizer,
             value_and_grad=value_and_grad,
+            optimizer=optimizer,
+            loss=loss,
         )
 
     after, batch_losses = jax.lax.scan(run_step, state, order)
-    changes = [
-        jnp.linalg.norm(after.params[leaf] - state.params[leaf])
-        / jnp.linalg.norm(state.params[leaf])
-        for leaf in (f"W{layer}" for layer in range(1, architecture.num_layers + 1))
-    ]
-    return after, Epoch(batch_losses.mean(), jnp.stack(changes))
+    return after, batch_losses.mean()
 
 
 def train(
     key: Key[Array, ""],
     params: Params,
-    train: Split,
-    valid: Split,
-    *,
-    architecture: Architecture,
-    optimizer: optax.GradientTransformation,
-    num_epochs: int,
-    batch_size: int,
-    value_and_grad: ValueAndGrad = losses.value_and_grad,
+    data: Dataset,
+    recipe: Recipe,
+    **point: Any,
 ) -> tuple[Params, History]:
-    """A whole training run, T = num_epochs passes over the training set.
+    """A whole training run, T passes over the training set.
 
-    Epoch t is shuffled with ``fold_in(key, t)``, so a longer run begins like a shorter
-    one. Pure: jit, vmap or differentiate it as you like.
+    Pure: jit, vmap or differentiate it as you like.
 
     Args:
-        key: of the shuffles.
-        params: the initial network, as from ``networks.init``.
-        train: what is learned from; its first images give the signals.
-        valid: what loss and accuracy are measured on.
-        architecture: of the network.
-        optimizer: an optax transformation.
-        num_epochs: T.
-        batch_size: from 1 to the size of the training set.
-        value_and_grad: as for ``run_epoch``.
+        key: of the study; its shuffles are those of a sweep with the same key.
+        params: the initial network, as from ``network.init``.
+        data: what is learned (train) and watched (valid).
+        recipe: of the run; looks once an epoch.
+        point: values that the optimizer takes, such as ``learning_rate``.
 
     Returns:
         The trained parameters and the history of the run.
 
+    >>> from snn_jax.networks import MLP
     >>> split = Split(jnp.ones((8, 4)), jnp.arange(8) % 3)
-    >>> net = Architecture((4, 3, 3))
-    >>> params = networks.init(jax.random.key(0), net)
+    >>> recipe = Recipe(MLP((4, 3, 3)), num_epochs=5, batch_size=2)
+    >>> params = recipe.network.init(jax.random.key(0))
+    >>> data = Dataset(split, split, split)
     >>> params, history = train(
-    ...     jax.random.key(1), params, split, split, architecture=net,
-    ...     optimizer=optax.sgd(0.1), num_epochs=5, batch_size=2,
+    ...     jax.random.key(1), params, data, recipe, learning_rate=0.1
     ... )
-    >>> history.epochs.train_loss.shape, history.valid.loss.shape
+    >>> history.train_loss.shape, history.valid.loss.shape
     ((5,), (6,))
-    >>> history.signals.gradient_rms.shape
-    (6, 2)
     """
-    x, y = train.x[:NUM_SIGNAL_IMAGES], train.y[:NUM_SIGNAL_IMAGES]
+    network, num_examples = recipe.network, len(data.train.y)
+    optimizer = transformation(recipe.optimizer, point)
+    value_and_grad = recipe.value_and_grad or gradients.by_autodiff(
+        network, recipe.loss
+    )
 
-    def look(params: Params) -> tuple[Evaluation, Signals]:
-        return (
-            evaluate(params, valid, architecture=architecture, reference=x),
-            signals.measure(params, x, y, architecture=architecture),
+    def look(params: Params) -> tuple[Evaluation, dict[str, Any]]:
+        reference = data.train.x[:NUM_REFERENCE]
+        found = evaluate(
+            params, data.valid, network=network, loss=recipe.loss, reference=reference
         )
+        return found, {name: f(params) for name, f in recipe.observe.items()}
 
     def epoch(state: State, t: Array) -> tuple[State, Any]:
-        state, happened = run_epoch(
+        order = batch_order(batches_key(key, t), num_examples, recipe.batch_size)
+        state, loss = run_epoch(
             state,
-            jax.random.fold_in(key, t),
-            train,
-            architecture=architecture,
-            optimizer=optimizer,
-            batch_size=batch_size,
+            order,
+            data.train,
             value_and_grad=value_and_grad,
+            optimizer=optimizer,
+            loss=gradients.mean_loss(network, recipe.loss),
         )
-        return state, (happened, look(state.params))
+        return state, (loss, look(state.params))
 
-    state, (epochs, seen) = jax.lax.scan(
-        epoch, start(params, optimizer=optimizer), jnp.arange(1, num_epochs + 1)
+    state, (train_loss, seen) = jax.lax.scan(
+        epoch, start(params, optimizer), jnp.arange(1, recipe.num_epochs + 1)
     )
-    valid_history, signal_history = jax.tree.map(
-        lambda first, rest: jnp.concatenate([first[None], rest]), look(params), seen
+    valid, observed = jax.tree.map(
+        lambda first, rest: jnp.concatenate([jnp.asarray(first)[None], rest]),
+        look(params),
+        seen,
     )
-    return state.params, History(epochs, valid_history, signal_history)
+    return state.params, History(train_loss, valid, observed)

@@ -1,8 +1,7 @@
 """The gradient by hand is the gradient: identities, bounds, symmetries, autodiff."""
 
+import dataclasses
 import functools
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import jax
@@ -10,101 +9,133 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snn_jax import backprop, losses, mnist, networks, shallow
-from snn_jax.gradcheck import complex_step, relative_error
-from snn_jax.networks import DEEP, SHALLOW, Architecture
+from snn_jax import activations, backprop, gradcheck, gradients, shallow
+from snn_jax.datasets import Dataset
+from snn_jax.gradcheck import relative_error
+from snn_jax.networks import DEEP, MLP, SHALLOW, Params
 
 NETS = {"shallow": SHALLOW, "deep": DEEP}
+# Networks, and images in the batch of each: few shapes, so that little is compiled.
+NUM_SEEDS, BATCH = 20, 8
 
 
 @functools.cache
-def both_ways(net: Architecture) -> Callable[..., Any]:
-    """Loss and gradient by hand, and by autodiff, compiled once."""
-    return jax.jit(
-        lambda *batch: (
-            backprop.value_and_grad(*batch, architecture=net),
-            losses.value_and_grad(*batch, architecture=net),
-        )
+def by_hand(net: MLP) -> Any:
+    return jax.jit(backprop.value_and_grad(net))
+
+
+@functools.cache
+def both_ways(net: MLP) -> Any:
+    """Loss and gradient of many networks, by hand and by autodiff."""
+    ways = backprop.value_and_grad(net), gradients.by_autodiff(net)
+    return jax.jit(jax.vmap(lambda *batch: tuple(way(*batch) for way in ways)))
+
+
+@functools.cache
+def init(net: MLP) -> Any:
+    def many(scale: Any) -> Params:
+        keys = jax.random.split(jax.random.key(0), NUM_SEEDS)
+        return jax.vmap(lambda key: net.init(key, scale=scale, bias_scale=scale))(keys)
+
+    return jax.jit(many)
+
+
+def initial(net: MLP, scale: float) -> Params:
+    """The parameters of all seeds."""
+    return jax.device_get(init(net)(np.float32(scale)))
+
+
+def one(net: MLP, scale: float = 1.0) -> Params:
+    return jax.tree.map(lambda leaf: leaf[0], initial(net, scale))
+
+
+def cast(tree: Any, dtype: Any) -> Any:
+    return jax.tree.map(lambda leaf: jnp.asarray(leaf, dtype), tree)
+
+
+def batches(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    """A batch for every seed."""
+    x, y = (part[: NUM_SEEDS * BATCH] for part in dataset.train)
+    return x.reshape(NUM_SEEDS, BATCH, 784), y.reshape(NUM_SEEDS, BATCH)
+
+
+def errors(found: Params, expected: Params) -> np.ndarray:
+    """Of every leaf of every network."""
+    return np.array(
+        [
+            relative_error(found[leaf][seed], expected[leaf][seed])
+            for leaf in expected
+            for seed in range(NUM_SEEDS)
+        ]
     )
 
 
-def worst_error(
-    net: Architecture, scale: float, dataset: mnist.Dataset, dtype: type
-) -> float:
-    """By hand against autodiff: worst leaf over 20 seeds and batches of 1, 2, 32."""
-    both = both_ways(net)
-    worst = 0.0
-    for seed, size in itertools.product(range(20), (1, 2, 32)):
-        params = networks.init(jax.random.key(seed), net, gain=scale, bias_scale=scale)
-        params = jax.tree.map(lambda leaf: leaf.astype(dtype), params)
-        rows = slice(32 * seed, 32 * seed + size)
-        x = jnp.asarray(dataset.train.x[rows], dtype)
-        by_hand, by_autodiff = both(params, x, dataset.train.y[rows])
-        assert relative_error(by_hand[0], by_autodiff[0]) < 1e-6
-        worst = max(
-            worst,
-            *(relative_error(by_hand[1][k], by_autodiff[1][k]) for k in params),
-        )
-    return worst
+def worst_error(net: MLP, scale: float, dataset: Dataset, dtype: Any) -> float:
+    """By hand against autodiff, the worst leaf of 20 networks."""
+    x, y = batches(dataset)
+    params, x = cast((initial(net, scale), x), dtype)
+    hand, autodiff = jax.device_get(both_ways(net)(params, x, y))
+    assert relative_error(hand[0], autodiff[0]) < 1e-6
+    return float(errors(hand[1], autodiff[1]).max())
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.1, 1.0, 3.0, 10.0])
 @pytest.mark.parametrize("net", NETS)
-def test_float64_agrees_with_autodiff(
-    net: str, scale: float, dataset: mnist.Dataset
-) -> None:
-    with jax.enable_x64(True):
-        assert worst_error(NETS[net], scale, dataset, jnp.float64) <= 1e-14
-
-
-@pytest.mark.parametrize("scale", [0.01, 0.03, 0.1, 0.3, 1.0])
-@pytest.mark.parametrize("net", NETS)
-def test_float32_agrees_with_autodiff(
-    net: str, scale: float, dataset: mnist.Dataset
-) -> None:
-    """Up to scale 1: beyond, rounding is amplified, as the next test shows."""
-    assert worst_error(NETS[net], scale, dataset, jnp.float32) <= 1e-6
-
-
-@pytest.mark.parametrize("scale", [3.0, 10.0])
-def test_float32_is_as_good_as_autodiff(scale: float, dataset: mnist.Dataset) -> None:
-    """Where rounding is amplified, both are equally near to the float64 gradient."""
-    errors: dict[str, list[float]] = {"hand": [], "autodiff": []}
-    for seed in range(20):
-        params = networks.init(jax.random.key(seed), DEEP, gain=scale)
-        x, y = dataset.train.x[2 * seed :][:2], dataset.train.y[2 * seed :][:2]
-        ways = {
-            "hand": backprop.value_and_grad(params, x, y, architecture=DEEP)[1],
-            "autodiff": losses.value_and_grad(params, x, y, architecture=DEEP)[1],
-        }
+def test_float64_agrees_with_autodiff(net: str, dataset: Dataset) -> None:
+    for scale in (0.01, 0.1, 1.0, 3.0, 10.0):
         with jax.enable_x64(True):
-            exact = jax.tree.map(lambda leaf: jnp.asarray(leaf, jnp.float64), params)
-            truth = losses.value_and_grad(
-                exact, jnp.asarray(x, jnp.float64), y, architecture=DEEP
-            )[1]
-        for way, grads in ways.items():
-            errors[way] += [relative_error(grads[k], truth[k]) for k in grads]
-    assert np.median(errors["hand"]) < 1.5 * np.median(errors["autodiff"])
-    assert np.max(errors["hand"]) < 3 * np.max(errors["autodiff"])
+            assert worst_error(NETS[net], scale, dataset, jnp.float64) <= 1e-14
 
 
-@pytest.mark.parametrize("activation", networks.ACTIVATIONS)
-@pytest.mark.parametrize("biases", [True, False])
-@pytest.mark.parametrize("sizes", [(6, 4), (6, 5, 4), (6, 5, 3, 7, 4)])
-def test_every_kind_of_network(
-    activation: str, biases: bool, sizes: tuple[int, ...], rng: np.random.Generator
-) -> None:
-    net = Architecture(sizes, activation, biases)
-    params = networks.init(jax.random.key(1), net, bias_scale=0.5)
-    x = rng.normal(size=(8, 6)).astype(np.float32)
-    y = rng.integers(0, 4, 8).astype(np.int32)
+@pytest.mark.parametrize("net", NETS)
+def test_float32_agrees_with_autodiff(net: str, dataset: Dataset) -> None:
+    """Up to scale 1: beyond, rounding is amplified, as the next test shows."""
+    for scale in (0.01, 0.03, 0.1, 0.3, 1.0):
+        assert worst_error(NETS[net], scale, dataset, jnp.float32) <= 1e-6
+
+
+def test_float32_is_as_good_as_autodiff(dataset: Dataset) -> None:
+    """Where rounding is amplified, both are equally near to the float64 gradient."""
+    x, y = batches(dataset)
+    for scale in (3.0, 10.0):
+        params = initial(DEEP, scale)
+        ways = jax.device_get(both_ways(DEEP)(params, x, y))
+        with jax.enable_x64(True):
+            exact = cast((params, x), jnp.float64)
+            truth = jax.device_get(both_ways(DEEP)(*exact, y)[1][1])
+        hand, autodiff = (errors(grads, truth) for _, grads in ways)
+        assert np.median(hand) < 1.5 * np.median(autodiff)
+        assert np.max(hand) < 3 * np.max(autodiff)
+
+
+def sine(z: Any) -> Any:
+    """A user's own."""
+    return jnp.sin(z)
+
+
+def example(net: MLP, rng: np.random.Generator) -> tuple[Params, Any, Any]:
+    """Gains and biases are far from 1 and 0, and from each other."""
+    shapes = jax.eval_shape(net.init, jax.random.key(0))
+    params = {name: rng.normal(size=leaf.shape) for name, leaf in shapes.items()}
+    return params, rng.normal(size=(7, 6)), rng.integers(0, 4, 7)
+
+
+@pytest.mark.parametrize(
+    "net",
+    [
+        *(MLP((6, 5, 7, 4), f) for f in (*activations.ACTIVATIONS.values(), sine)),
+        MLP((6, 5, 3, 7, 4), biases=False),
+        MLP((6, 4)),
+    ],
+    ids=str,
+)
+def test_every_kind_of_network(net: MLP, rng: np.random.Generator) -> None:
+    one_network = jax.tree.map(lambda leaf: leaf[None], example(net, rng))
     with jax.enable_x64(True):
-        params, x64 = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, x))
-        (loss, grads), expected = both_ways(net)(params, x64, y)
+        (loss, grads), expected = both_ways(net)(*one_network)
     np.testing.assert_allclose(loss, expected[0], rtol=1e-15)
     assert grads.keys() == expected[1].keys()
     for leaf, grad in grads.items():
-        assert grad.dtype == params[leaf].dtype
+        assert grad.dtype == jnp.float64
         assert relative_error(grad, expected[1][leaf]) < 1e-14
 
 
@@ -112,142 +143,130 @@ def test_every_kind_of_network(
 def test_remedies_are_in_the_gradient(
     normalization: str, rng: np.random.Generator
 ) -> None:
-    """By autodiff and by the complex step, with residual connections where they fit.
-
-    Gains and biases are far from 1 and 0, and from each other.
-    """
-    net = Architecture((6, 5, 5, 4), "tanh", True, normalization, residual=True)
-    params = networks.init(jax.random.key(1), net, bias_scale=0.5)
-    for layer in (1, 2):
-        if normalization != "none":
-            params[f"g{layer}"] = jnp.asarray(rng.normal(size=5).astype(np.float32))
-    x = rng.normal(size=(7, 6)).astype(np.float32)
-    y = rng.integers(0, 4, 7).astype(np.int32)
-    with jax.enable_x64(True):
-        params, x64 = jax.tree.map(lambda a: jnp.asarray(a, jnp.float64), (params, x))
-        (loss, grads), expected = both_ways(net)(params, x64, y)
-        np.testing.assert_allclose(loss, expected[0], rtol=1e-15)
-        assert grads.keys() == expected[1].keys() == params.keys()
-        steps = complex_step(params, x64, y, architecture=net)
-        for leaf, grad in grads.items():
-            assert relative_error(grad, expected[1][leaf]) < 1e-13
-            assert relative_error(grad, steps[leaf]) < 1e-12
+    """Four ways agree, with residual connections where they fit."""
+    net = MLP((6, 5, 5, 4), activations.tanh, True, normalization=normalization)
+    net = dataclasses.replace(net, residual=True)
+    checks = gradcheck.check(
+        backprop.value_and_grad(net),
+        *example(net, rng),
+        loss=gradients.mean_loss(net),
+    )
+    assert len(checks) == (6 if normalization == "none" else 8)
+    for check in checks:
+        assert check.agrees, check
+        assert check.complex_step is not None
+        assert not check.central_is_blind
+        assert check.autodiff < 1e-13
 
 
-def test_residual_connections_carry_errors_past_dead_layers() -> None:
+def test_residual_connections_carry_errors_past_dead_layers(
+    rng: np.random.Generator,
+) -> None:
     """With W_2 .. W_4 zero, layers add f(0) = 1/2 and the error passes as it is."""
-    net = Architecture((6, 5, 5, 5, 5, 4), biases=False, residual=True)
-    params = networks.init(jax.random.key(1), net)
+    net = MLP((6, 5, 5, 5, 5, 4), biases=False, residual=True)
+    params, x, y = example(net, rng)
+    params, x = cast((params, x), jnp.float32)
     for layer in (2, 3, 4):
         params[f"W{layer}"] = jnp.zeros((5, 5))
-    x, y = jnp.ones((1, 6)), jnp.array([2])
-    passes = backprop.forward_backward(params, x, y, architecture=net)
+    passes = jax.jit(functools.partial(backprop.forward_backward, net))(params, x, y)
     a1 = jax.nn.sigmoid(params["W1"] @ x.T)
     np.testing.assert_allclose(passes.inputs[4], a1 + 1.5, rtol=1e-6)
     expected = (params["W5"].T @ passes.deltas[-1]) * a1 * (1 - a1)
-    np.testing.assert_allclose(passes.deltas[0], expected, rtol=1e-5)
+    np.testing.assert_allclose(passes.deltas[0], expected, rtol=1e-4, atol=1e-6)
 
 
 def test_the_assignments_functions_are_the_batch_of_one(
-    dataset: mnist.Dataset,
+    dataset: Dataset,
 ) -> None:
     """shallow.py, backprop.py and autodiff of shallow.loss, image by image."""
+
+    @jax.jit
+    def of_shallow(params: Params, x: Any, y: Any) -> Any:
+        loss, by_autodiff = jax.value_and_grad(shallow.loss)(params, x, y)
+        p = shallow.predict(params, x)
+        return loss, p, shallow.gradient(params, x, y), by_autodiff
+
+    params = one(SHALLOW, 0.3)
     with jax.enable_x64(True):
-        params = networks.init(jax.random.key(2), SHALLOW, gain=0.3, bias_scale=0.3)
-        params = jax.tree.map(lambda leaf: leaf.astype(jnp.float64), params)
-        for image, label in zip(dataset.train.x[:5], dataset.train.y[:5], strict=True):
-            x, y = jnp.asarray(image, jnp.float64), jnp.asarray(label)
-            loss, grads = backprop.value_and_grad(
-                params, x[None], y[None], architecture=SHALLOW
-            )
-            by_hand = shallow.gradient(params, x, y)
-            by_autodiff = jax.grad(shallow.loss)(params, x, y)
-            np.testing.assert_allclose(shallow.loss(params, x, y), loss, rtol=1e-14)
-            np.testing.assert_allclose(
-                shallow.loss(params, x, y),
-                -jnp.log(shallow.predict(params, x)[label]),
-                rtol=1e-13,
-            )
+        params, images = cast((params, dataset.train.x[:5]), jnp.float64)
+        for x, y in zip(images, dataset.train.y[:5], strict=True):
+            loss, grads = by_hand(SHALLOW)(params, x[None], y[None])
+            found, p, gradient, by_autodiff = of_shallow(params, x, y)
+            np.testing.assert_allclose(found, loss, rtol=1e-14)
+            np.testing.assert_allclose(found, -np.log(p[y]), rtol=1e-13)
             for leaf in params:
-                assert relative_error(by_hand[leaf], grads[leaf]) < 1e-14
-                assert relative_error(by_hand[leaf], by_autodiff[leaf]) < 1e-14
+                assert relative_error(gradient[leaf], grads[leaf]) < 1e-14
+                assert relative_error(gradient[leaf], by_autodiff[leaf]) < 1e-14
 
 
 def test_shallow_is_safe_for_huge_scores() -> None:
-    params = networks.init(jax.random.key(0), SHALLOW, gain=1e4)
-    x = jnp.ones(784)
-    assert jnp.isfinite(shallow.loss(params, x, 3))
-    for leaf in shallow.gradient(params, x, 3).values():
+    params, x = one(SHALLOW, 1e4), np.ones(784, np.float32)
+    loss, gradient = jax.jit(
+        lambda *example: (shallow.loss(*example), shallow.gradient(*example))
+    )(params, x, 3)
+    assert jnp.isfinite(loss)
+    for leaf in gradient.values():
         assert jnp.isfinite(leaf).all()
 
 
-def batch(dataset: mnist.Dataset) -> tuple[np.ndarray, np.ndarray]:
-    return dataset.train.x[:16], dataset.train.y[:16]
+def batch(dataset: Dataset) -> tuple[np.ndarray, np.ndarray]:
+    return dataset.train.x[:BATCH], dataset.train.y[:BATCH]
 
 
-def test_a_batch_is_the_mean_of_its_images(dataset: mnist.Dataset) -> None:
+def test_a_batch_is_the_mean_of_its_images(dataset: Dataset) -> None:
     x, y = batch(dataset)
-    params = networks.init(jax.random.key(0), DEEP)
-    whole = backprop.value_and_grad(params, x, y, architecture=DEEP)[1]
-    single = jax.vmap(
-        lambda image, label: backprop.value_and_grad(
-            params, image[None], label[None], architecture=DEEP
-        )[1]
-    )(jnp.asarray(x), jnp.asarray(y))
+    params = one(SHALLOW)
+    whole = by_hand(SHALLOW)(params, x, y)[1]
+    single = [
+        by_hand(SHALLOW)(params, x[i : i + 1], y[i : i + 1])[1] for i in range(BATCH)
+    ]
     for leaf, grad in whole.items():
-        assert relative_error(grad, single[leaf].mean(axis=0)) < 1e-5
+        mean = np.mean([grads[leaf] for grads in single], axis=0)
+        assert relative_error(grad, mean) < 1e-5
 
 
-def test_what_one_class_gains_the_others_lose(dataset: mnist.Dataset) -> None:
+def test_what_one_class_gains_the_others_lose(dataset: Dataset) -> None:
     """delta_L = p - e_y sums to 0, so db of the last layer does."""
-    x, y = batch(dataset)
-    params = networks.init(jax.random.key(0), SHALLOW)
-    grads = backprop.value_and_grad(params, x, y, architecture=SHALLOW)[1]
+    params = one(SHALLOW)
+    grads = by_hand(SHALLOW)(params, *batch(dataset))[1]
     assert abs(grads["b2"].sum()) < 1e-6 * jnp.abs(grads["b2"]).sum()
 
 
-def test_permuting_hidden_units_permutes_the_gradient(dataset: mnist.Dataset) -> None:
-    x, y = batch(dataset)
-    order = jax.random.permutation(jax.random.key(9), 20)
-    params = networks.init(jax.random.key(0), SHALLOW, bias_scale=1.0)
+def test_permuting_hidden_units_permutes_the_gradient(dataset: Dataset) -> None:
+    order = np.random.default_rng(9).permutation(20)
+    params = one(SHALLOW)
 
-    def permuted(tree: networks.Params) -> networks.Params:
+    def permuted(tree: Params) -> Params:
         return tree | {
             "W1": tree["W1"][order], "b1": tree["b1"][order], "W2": tree["W2"][:, order]
         }  # fmt: skip
 
-    _, grads = backprop.value_and_grad(params, x, y, architecture=SHALLOW)
-    _, moved = backprop.value_and_grad(permuted(params), x, y, architecture=SHALLOW)
+    _, grads = by_hand(SHALLOW)(params, *batch(dataset))
+    _, moved = by_hand(SHALLOW)(permuted(params), *batch(dataset))
     for leaf, expected in permuted(grads).items():
         np.testing.assert_allclose(moved[leaf], expected, rtol=1e-4, atol=1e-7)
 
 
-@pytest.mark.parametrize("scale", [0.01, 0.3, 1.0, 5.0])
-def test_the_vanishing_gradient_is_a_theorem(
-    scale: float, dataset: mnist.Dataset
-) -> None:
+def test_the_vanishing_gradient_is_a_theorem(dataset: Dataset) -> None:
     """|delta_l| <= 1/4 ||W_{l+1}|| |delta_{l+1}|, for every image: sigma' <= 1/4."""
-    x, y = batch(dataset)
-    params = networks.init(jax.random.key(3), DEEP, gain=scale)
-    deltas = backprop.forward_backward(params, x, y, architecture=DEEP).deltas
-    for layer in range(1, 6):
-        below, above = (
-            jnp.linalg.norm(d, axis=0) for d in deltas[layer - 1 : layer + 1]
-        )
-        bound = 0.25 * jnp.linalg.norm(params[f"W{layer + 1}"], 2) * above
-        assert (below <= bound * (1 + 1e-5)).all()
+    deltas_of = jax.jit(lambda *batch: backprop.forward_backward(DEEP, *batch).deltas)
+    for scale in (0.01, 0.3, 1.0, 5.0):
+        params = one(DEEP, scale)
+        deltas = deltas_of(params, *batch(dataset))
+        for layer in range(1, 6):
+            below, above = (
+                np.linalg.norm(d, axis=0) for d in deltas[layer - 1 : layer + 1]
+            )
+            bound = 0.25 * np.linalg.norm(params[f"W{layer + 1}"], 2) * above
+            assert (below <= bound * (1 + 1e-5)).all()
 
 
-def test_under_jit_and_vmap(dataset: mnist.Dataset) -> None:
-    """Three networks at once are each network alone."""
-    x, y = batch(dataset)
-    keys = jax.random.split(jax.random.key(0), 3)
-    many = jax.vmap(lambda key: networks.init(key, DEEP))(keys)
-    _, grads = jax.jit(
-        jax.vmap(lambda p: backprop.value_and_grad(p, x, y, architecture=DEEP))
-    )(many)
+def test_under_jit_and_vmap(dataset: Dataset) -> None:
+    """Many networks at once are each network alone."""
+    params, (x, y) = initial(SHALLOW, 1.0), batches(dataset)
+    grads = both_ways(SHALLOW)(params, x, y)[0][1]
     for member in range(3):
-        alone = jax.tree.map(lambda leaf, i=member: leaf[i], many)
-        expected = backprop.value_and_grad(alone, x, y, architecture=DEEP)[1]
+        alone = jax.tree.map(lambda leaf, i=member: leaf[i], params)
+        expected = by_hand(SHALLOW)(alone, x[member], y[member])[1]
         for leaf in expected:
             assert relative_error(grads[leaf][member], expected[leaf]) < 1e-5

@@ -13,7 +13,7 @@ import published
 import pytest
 import test_tutorial
 
-from snn_jax import runs
+from snn_jax import files
 
 ROOT = Path(__file__).parents[1]
 SCRIPTS = sorted(
@@ -99,7 +99,7 @@ def check_published(printed: str, out: Path) -> None:
     assert "DIFFERS" not in printed
     assert "6 of 6 published results, from 2 publications, agree" in printed
     assert max(map(len, printed.splitlines()[:-1])) <= 100
-    result = runs.load(out)
+    result = files.load(out)
     assert list(result.verdict.values) == ["agrees"] * 6
     # A norm that forgets a factor, such as sigmoid' = 1/4, is noticed.
     for row, ours in zip(published.ROWS[:2], result.ours.values, strict=False):
@@ -116,7 +116,7 @@ def check_remedies(printed: str, out: Path) -> None:
         assert part in printed
     assert 'initializer="centred_orthogonal", gain=4.0' in printed
     assert max(map(len, printed.splitlines()[:-1])) <= 100
-    result = runs.load(out)
+    result = files.load(out)
     accuracy = result.best_test_accuracy.isel(seed=0)
     by_name = dict(zip(result.remedy.values, accuracy.values, strict=True))
     assert by_name["centred orthogonal x 4"] > 0.8
@@ -153,7 +153,7 @@ def test_tiny_run(script: str, tmp_path: Path) -> None:
     if script in CHECKS:
         CHECKS[script](done.stdout, folder)
     if out and script not in WITHOUT_RESULT:
-        assert runs.load(folder).test_accuracy.notnull().all()
+        assert files.load(folder).test_accuracy.notnull().all()
         assert '"snn_jax"' in (folder / "settings.json").read_text()
         assert not list(tmp_path.rglob("*.partial"))
 
@@ -164,10 +164,8 @@ def test_gradients_exits_with_1_on_a_disagreement(tmp_path: Path) -> None:
     script.write_text(
         f"import sys; sys.path.insert(0, {str(ROOT / 'experiments')!r})\n"
         "import _command_line, gradients, jax.numpy as jnp\n"
-        "from snn_jax import networks\n"
-        "sigmoid = networks.ACTIVATIONS['sigmoid']\n"
-        "networks.ACTIVATIONS['sigmoid'] = sigmoid._replace(\n"
-        "    derivative=lambda z: jnp.full_like(z, 0.25))\n"
+        "from snn_jax import backprop\n"
+        "backprop.slope = lambda activation, z: jnp.full_like(z, 0.25)\n"
         "_command_line.run(gradients.main, gradients.Settings, '')\n"
     )
     done = subprocess.run(

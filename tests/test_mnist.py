@@ -1,10 +1,12 @@
 """The embedded data are MNIST, and no file can do more harm than a DataError."""
 
+import builtins
 import gzip
 import hashlib
 import io
 import os
 import pickle
+import re
 import struct
 import tracemalloc
 import zipfile
@@ -18,8 +20,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from snn_jax import mnist
+from snn_jax.datasets import Dataset
 
-HERE = Path(__file__).parent / "data"
 NAMES = (
     "train-images-idx3",
     "train-labels-idx1",
@@ -34,15 +36,12 @@ def idx(array: np.ndarray) -> bytes:
     return header + array.astype(np.uint8).tobytes()
 
 
-def embedded_idx() -> dict[str, bytes]:
-    """The four IDX files, from the embedded archive."""
-    with np.load(Path(mnist.__file__).parent / "data" / "mnist.npz") as archive:
-        arrays = (archive[name] for name in ("x_train", "y_train", "x_test", "y_test"))
-        return {name: idx(array) for name, array in zip(NAMES, arrays, strict=True)}
+def test_the_embedded_data_are_the_published_files(dataset: Dataset) -> None:
+    """SHA-256 of the uncompressed IDX files, as published with MNIST.
 
-
-def test_embedded_data_are_the_published_files() -> None:
-    """SHA-256 of the uncompressed IDX files, as published with MNIST."""
+    The files are made of what is loaded: the last 10,000 of 60,000 training images are
+    the validation set, and pixels are bytes / 255.
+    """
     published = {
         "train-images-idx3": (
             "ba891046e6505d7aadcbbe25680a0738ad16aec93bde7f9b65e87a2fc25776db"
@@ -57,49 +56,16 @@ def test_embedded_data_are_the_published_files() -> None:
             "ff7bcfd416de33731a308c3f266cc351222c34898ecbeaf847f06e48f7ec33f2"
         ),
     }
-    files = embedded_idx()
-    assert {n: hashlib.sha256(c).hexdigest() for n, c in files.items()} == published
-
-
-def test_split_and_types(dataset: mnist.Dataset) -> None:
-    assert [split.x.shape for split in dataset] == [
-        (50000, 784),
-        (10000, 784),
-        (10000, 784),
-    ]
+    assert [len(split.y) for split in dataset] == [50000, 10000, 10000]
     for x, y in dataset:
-        assert x.dtype == np.float32
-        assert y.dtype == np.int32
-        assert x.min() == 0
-        assert x.max() == 1
-    # MNIST's first training labels, and the share of "1" in its test set.
-    assert dataset.train.y[:10].tolist() == [5, 0, 4, 1, 9, 2, 1, 3, 1, 4]
-    assert (dataset.test.y == 1).sum() == 1135
-
-
-@pytest.mark.parametrize("name", ["python2_protocol0", "python2_protocol2"])
-def test_reads_the_assignments_pickle(name: str, dataset: mnist.Dataset) -> None:
-    """Python 2 wrote pixel / 256; the same images are embedded as pixel / 255."""
-    read = mnist.load(HERE / f"{name}.pkl.gz")
-    for mine, whole in zip(read, dataset, strict=True):
-        n = len(mine.y)
-        np.testing.assert_array_equal(mine.y, whole.y[:n])
-        np.testing.assert_array_equal(np.rint(mine.x * 256), np.rint(whole.x[:n] * 255))
-
-
-@pytest.mark.parametrize("protocol", range(pickle.HIGHEST_PROTOCOL + 1))
-@pytest.mark.parametrize("packed", [False, True])
-def test_reads_pickles_of_python_3(
-    protocol: int, packed: bool, tmp_path: Path, small: mnist.Dataset
-) -> None:
-    content = pickle.dumps(
-        tuple((x, y.astype(np.int64)) for x, y in small), protocol=protocol
-    )
-    path = tmp_path / "mnist.pkl"
-    path.write_bytes(gzip.compress(content) if packed else content)
-    for mine, expected in zip(mnist.load(path), small, strict=True):
-        np.testing.assert_array_equal(mine.x, expected.x)
-        np.testing.assert_array_equal(mine.y, expected.y)
+        assert (x.dtype, y.dtype) == (np.float32, np.int32)
+        np.testing.assert_array_equal(x[:99], np.rint(255 * x[:99]) / np.float32(255))
+    images = [(255 * x + 0.5).astype(np.uint8).reshape(-1, 28, 28) for x, _ in dataset]
+    labels = [y for _, y in dataset]
+    train = (np.concatenate(images[:2]), np.concatenate(labels[:2]))
+    files = (*train, images[2], labels[2])
+    found = [hashlib.sha256(idx(array)).hexdigest() for array in files]
+    assert dict(zip(NAMES, found, strict=True)) == published
 
 
 @pytest.mark.parametrize("suffix", ["-ubyte", "-ubyte.gz"])
@@ -137,15 +103,7 @@ def test_reads_an_npz(
     assert [len(split.y) for split in read] == [10, 2, 12]
 
 
-def test_one_hot_refuses_labels_out_of_range() -> None:
-    np.testing.assert_array_equal(mnist.one_hot(np.arange(10)), np.eye(10))
-    for label in (-1, 10):
-        with pytest.raises(ValueError, match="expected 0 to 9"):
-            mnist.one_hot(np.array([3, label]))
-
-
-# --- files that must be refused
-# --------------------------------------------------------
+# --- files that must be refused -----------------------------------------------------
 
 
 def arrays(**changes: Any) -> dict[str, Any]:
@@ -162,9 +120,9 @@ def npz(**changes: Any) -> bytes:
 
 
 def zipped(name: str, content: bytes, compression: int = zipfile.ZIP_DEFLATED) -> bytes:
-    """A valid npz in which one member's bytes are replaced."""
+    """A valid npz in which the bytes of one member, or of none, are replaced."""
     file = io.BytesIO()
-    with zipfile.ZipFile(file, "w", compression) as archive:
+    with zipfile.ZipFile(file, "w", compression, compresslevel=1) as archive:
         for key, value in arrays().items():
             member = io.BytesIO()
             np.save(member, value)
@@ -206,15 +164,11 @@ class Hostile:
         return exec, ("import builtins; builtins.SNN_JAX_WAS_HERE = True",)
 
 
-def call(module: str, name: str, argument: bytes = b"S'x'\n") -> bytes:
-    """A pickle, protocol 0, that calls one function."""
-    return b"c" + module.encode() + b"\n" + name.encode() + b"\n(" + argument + b"tR."
-
-
 X, Y = pair()
 GOOD = pickled((X, Y), (X, Y), (X, Y))
-RECONSTRUCT = b"cnumpy.core.multiarray\n_reconstruct\n(cnumpy\nndarray\n"
-
+PACKED = gzip.compress(GOOD)
+# A gigabyte in 64 parts: what is unpacked from the parts of a gzip file is one content.
+ZEROS = gzip.compress(bytes(2**24), 1) * 64
 BAD_FILES: dict[str, bytes] = {
     # not a data file at all
     "empty": b"",
@@ -223,73 +177,17 @@ BAD_FILES: dict[str, bytes] = {
     "png": b"\x89PNG\r\n\x1a\n" + bytes(100),
     "idx outside of a folder": idx(np.zeros((2, 28, 28))),
     # gzip
-    "gzip cut.gz": gzip.compress(GOOD)[:-100],
-    "gzip cut in its header.gz": gzip.compress(GOOD)[:6],
-    "gzip wrong checksum.gz": gzip.compress(GOOD)[:-8] + bytes(8),
-    "gzip flipped.gz": gzip.compress(GOOD)[:400] + b"\xff" + gzip.compress(GOOD)[401:],
+    "gzip cut.gz": PACKED[:-100],
+    "gzip cut in its header.gz": PACKED[:6],
+    "gzip wrong checksum.gz": PACKED[:-8] + bytes(8),
+    "gzip flipped.gz": PACKED[:400] + b"\xff" + PACKED[401:],
     "gzip of html.gz": gzip.compress(b"<html></html>"),
-    "gzip bomb.gz": gzip.compress(b"(" + bytes(2**30), compresslevel=1),
+    "gzip bomb.gz": gzip.compress(b"(") + ZEROS,
     "gzip bomb in a pickle string.gz": gzip.compress(
-        b"\x80\x02T" + struct.pack("<i", 2**28) + bytes(2**28) + b".", compresslevel=1
-    ),
-    # pickles: broken
-    "pickle cut": GOOD[: len(GOOD) // 2],
-    "pickle without an end": GOOD[:-1],
-    "pickle of a number": pickle.dumps(3),
-    "pickle of two splits": pickled((X, Y), (X, Y)),
-    "pickle of a split of three": pickled((X, Y, Y), (X, Y), (X, Y)),
-    "pickle of lists": pickled(([1.0], [1]), ([1.0], [1]), ([1.0], [1])),
-    "pickle of objects": pickled((X.astype(object), Y), (X, Y), (X, Y)),
-    "pickle of text": pickled((X.astype(str), Y), (X, Y), (X, Y)),
-    "pickle of complex": pickled((X.astype(complex), Y), (X, Y), (X, Y)),
-    "pickle of float labels": pickled((X, Y.astype(float)), (X, Y), (X, Y)),
-    "pickle of NaN": pickled((floats(np.nan), Y), (X, Y), (X, Y)),
-    "pickle of infinity": pickled((X, Y), (floats(np.inf), Y), (X, Y)),
-    "pickle of unscaled floats": pickled((X * 255, Y), (X, Y), (X, Y)),
-    "pickle of negative pixels": pickled((X, Y), (X, Y), (-X, Y)),
-    "pickle of label 10": pickled((X, Y), (X, Y + 1), (X, Y)),
-    "pickle of label -1": pickled((X, Y - 1), (X, Y), (X, Y)),
-    "pickle of fewer labels": pickled((X, Y[:-1]), (X, Y), (X, Y)),
-    "pickle of no images": pickled((X[:0], Y[:0]), (X, Y), (X, Y)),
-    "pickle of 783 pixels": pickled((X[:, 1:], Y), (X, Y), (X, Y)),
-    "pickle of a scalar": pickled((X, np.int64(3)), (X, Y), (X, Y)),
-    "pickle of one-hot labels": pickled((X, np.eye(12)), (X, Y), (X, Y)),
-    # pickles: hostile
-    "hostile reduce": pickle.dumps(Hostile()),
-    "hostile reduce.gz": gzip.compress(pickle.dumps(((Hostile(), Y), (X, Y), (X, Y)))),
-    "hostile system": call("os", "system"),
-    "hostile exec": call("builtins", "exec"),
-    "hostile getattr": call("builtins", "getattr"),
-    "hostile eval of Python 2": call("__builtin__", "eval"),
-    "hostile numpy.load": call("numpy", "load"),
-    "hostile numpy runstring": call("numpy.testing._private.utils", "runstring"),
-    "hostile prefix": call("numpy.core.multiarray.os", "system"),
-    "hostile pickle in a pickle": call("pickle", "loads"),
-    "hostile find_class": call("snn_jax.mnist", "load"),
-    "hostile instance": b"(S'x'\nios\nsystem\n.",
-    "hostile persistent id": b"Pid\n.",
-    "hostile state of a function": b"c_codecs\nencode\n}S'_function'\nI1\nsb.",
-    "hostile attribute of a class": b"cnumpy\nndarray\n(}}S'build'\nI1\nstb.",
-    "huge array": RECONSTRUCT + b"(L100000000000L\ntS'b'\ntR.",
-    "huge shape": RECONSTRUCT
-    + b"(I0\ntS'b'\ntR(I1\n(L1000000000000L\ntcnumpy\ndtype\n"
-    + b"(S'f4'\nI0\nI1\ntRI0\nS'x'\ntb.",
-    "huge memo": b"\x80\x02Nr\xff\xff\xff\x0f.",
-    "huge string": b"\x80\x04\x8e" + struct.pack("<Q", 2**40) + b"x.",
-    "huge bytearray": b"\x80\x05\x96" + struct.pack("<Q", 2**33) + b"x.",
-    "endless hash": b"\x80\x02)" + b"q\x00h\x00\x86" * 60 + b"Ns.",
-    "endless name": b"\x80\x02)" + b"q\x00h\x00\x86" * 60 + b"Q.",
-    "endless dtype": b"\x80\x02cnumpy\ndtype\n)" + b"q\x00h\x00\x86" * 60 + b"\x85R.",
-    "many empty lists.gz": gzip.compress(b"\x80\x02" + b"]" * 10_000_000 + b".", 1),
-    "many dictionaries.gz": gzip.compress(b"\x80\x02" + b"}" * 400_000 + b".", 1),
-    "one text encoded many times": b"\x80\x02X"
-    + struct.pack("<I", 2**20)
-    + b"a" * 2**20
-    + b"q\x00c_codecs\nencode\nq\x01"
-    + b"h\x01h\x00X\x06\x00\x00\x00latin1\x86R" * 90
-    + b".",
-    "escape sequences": b"c\x1b[31mred\nx\n.",
-    "a long module name": b"c" + b"x" * 2**22 + b"\nx\n.",
+        b"\x80\x02T" + struct.pack("<i", 2**30)
+    )
+    + ZEROS
+    + gzip.compress(b"."),
     # npz
     "npz header of an open bracket": zipped("x_train.npy", npy_text("(")),
     "npz header of bad indentation": zipped("x_train.npy", npy_text("  a\n b")),
@@ -298,8 +196,8 @@ BAD_FILES: dict[str, bytes] = {
     "npz header of an empty dtype": zipped("x_train.npy", npy_header("(1,)", "()")),
     "npz of a hundred dimensions": zipped("x_train.npy", npy_header(str((1,) * 100))),
     "npz of nothing times a lot": zipped("x_train.npy", npy_header(f"(0, {10**30})")),
-    "npz packed with LZMA": zipped("x_train.npy", npz(), zipfile.ZIP_LZMA),
-    "npz packed with bzip2": zipped("x_train.npy", npz(), zipfile.ZIP_BZIP2),
+    "npz packed with LZMA": zipped("", b"", zipfile.ZIP_LZMA),
+    "npz packed with bzip2": zipped("", b"", zipfile.ZIP_BZIP2),
     "npz of one class": npz(y_train=Y * 0),
     "npz cut": npz()[:-200],
     "npz cut to its first bytes": npz()[:40],
@@ -316,7 +214,7 @@ BAD_FILES: dict[str, bytes] = {
     "npz of four training images": npz(x_train=X[:4], y_train=Y[:4]),
     "npz with an empty member": zipped("x_train.npy", b""),
     "npz with a member of html": zipped("x_train.npy", b"<html></html>"),
-    "npz that announces a terabyte": zipped("x_train.npy", npy_header("(2**40,)")),
+    "npz that announces a terabyte": zipped("x_train.npy", npy_header(f"({2**40},)")),
     "npz of a huge shape": zipped("x_train.npy", npy_header(f"({2**40}, 784)")),
     "npz of a negative shape": zipped("x_train.npy", npy_header("(-1, 784)")),
     "npz with code in its header": zipped(
@@ -326,16 +224,13 @@ BAD_FILES: dict[str, bytes] = {
         "x_train.npy", npy_header("(1, 784)", "'|O'") + pickle.dumps(Hostile())
     ),
     "npz bomb": zipped(
-        "x_train.npy", npy_header(f"({2**18}, 784)") + bytes(2**18 * 784)
+        "x_train.npy", npy_header("(100000, 784)") + bytes(100_000 * 784)
     ),
 }
 
 
-@pytest.mark.parametrize("name", BAD_FILES)
-def test_bad_file(name: str, tmp_path: Path) -> None:
-    """One line with path, expected and found; nothing executed; memory bounded."""
-    path = tmp_path / name
-    path.write_bytes(BAD_FILES[name])
+def refused(path: Path) -> str:
+    """What is said of a bad file: one line; little memory is taken, nothing run."""
     tracemalloc.start()
     try:
         with pytest.raises(mnist.DataError) as caught:
@@ -344,23 +239,19 @@ def test_bad_file(name: str, tmp_path: Path) -> None:
     finally:
         tracemalloc.stop()
     message = str(caught.value)
-    assert message.startswith(f"{path}: expected ")
-    assert ", found " in message
+    assert re.match(rf"{re.escape(str(path))}\S*: expected .*, found ", message)
     assert message.isprintable()
     assert len(message) < len(str(path)) + 300
     assert peak < 64 * 2**20
-    import builtins
-
     assert not hasattr(builtins, "SNN_JAX_WAS_HERE")
+    return message
 
 
-def test_the_bad_pickles_would_do_harm() -> None:
-    """That the hostile pickle is one: the standard library executes it."""
-    import builtins
-
-    pickle.loads(BAD_FILES["hostile reduce"])
-    assert builtins.SNN_JAX_WAS_HERE  # type: ignore[attr-defined]
-    del builtins.SNN_JAX_WAS_HERE  # type: ignore[attr-defined]
+@pytest.mark.parametrize("name", BAD_FILES)
+def test_bad_file(name: str, tmp_path: Path) -> None:
+    path = tmp_path / name
+    path.write_bytes(BAD_FILES[name])
+    refused(path)
 
 
 def write_idx_folder(folder: Path, **changes: bytes | None) -> None:
@@ -387,7 +278,7 @@ BAD_IDX: dict[str, dict[str, bytes | None]] = {
     "images of 27 rows": {"train_images_idx3": idx(np.zeros((12, 27, 28)))},
     "fewer labels": {"train_labels_idx1": idx(np.arange(11) % 10)},
     "label 10": {"t10k_labels_idx1": idx(np.arange(12))},
-    "gzip bomb": {"train_images_idx3": gzip.compress(bytes(2**28), 1)},
+    "gzip bomb": {"train_images_idx3": ZEROS},
     "gzip cut": {"train_images_idx3": gzip.compress(IMAGES)[:-9]},
 }
 
@@ -395,16 +286,7 @@ BAD_IDX: dict[str, dict[str, bytes | None]] = {
 @pytest.mark.parametrize("name", BAD_IDX)
 def test_bad_idx_folder(name: str, tmp_path: Path) -> None:
     write_idx_folder(tmp_path, **BAD_IDX[name])
-    tracemalloc.start()
-    try:
-        with pytest.raises(mnist.DataError, match=r"expected .*, found ") as caught:
-            mnist.load(tmp_path)
-        _, peak = tracemalloc.get_traced_memory()
-    finally:
-        tracemalloc.stop()
-    assert str(caught.value).startswith(str(tmp_path))
-    assert "\n" not in str(caught.value)
-    assert peak < 64 * 2**20
+    refused(tmp_path)
 
 
 def test_the_unchanged_idx_folder_is_good(tmp_path: Path) -> None:
@@ -455,8 +337,17 @@ def check_mutation(
         assert 0 <= y.min() <= y.max() <= 9
 
 
+def small_files() -> list[bytes]:
+    """Of few pixels, so that mutations hit what describes them."""
+    x, y = np.zeros((6, 784), np.uint8), np.arange(6, dtype=np.uint8)
+    file = io.BytesIO()
+    np.savez_compressed(file, x_train=x, y_train=y, x_test=x, y_test=y)
+    splits = ((x[:2], y[:2]),) * 3
+    return [*(pickled(*splits, protocol=p) for p in (0, 2, 5)), file.getvalue()]
+
+
 MUTATIONS = given(
-    which=st.sampled_from([GOOD, pickled((X, Y), (X, Y), (X, Y), protocol=0), npz()]),
+    which=st.sampled_from(small_files()),
     place=st.floats(0, 1),
     replacement=st.binary(max_size=8),
 )

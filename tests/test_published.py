@@ -1,22 +1,33 @@
 """Verdicts on both sides of their thresholds; what is measured, by other means."""
 
 import math
+from collections.abc import Iterator
+from dataclasses import replace
+from functools import partial
 from pathlib import Path
+from typing import Any
 
+import _published_experiments as experiments
 import jax
 import jax.numpy as jnp
 import numpy as np
 import published
 import pytest
-from published import Recipe, Row, Settings
+import xarray as xr
+from _published_rows import EXPERIMENTS, SLOW, Found, Row, Rule
+from published import Settings
 from scipy.optimize import brentq
 
-from snn_jax import losses, mnist, networks, runs
-from snn_jax.networks import Architecture
+from snn_jax import files, gradients, losses, training
+from snn_jax.datasets import Dataset
+from snn_jax.identity import RunError
+from snn_jax.initializers import lecun
+from snn_jax.sweep import Sweep
 
 
-def row(number: str, rule: published.Rule = "a run") -> Row:
-    return Row("Nobody 1999, p. 1: nothing", "x", number, (), lambda _: 0, rule)
+def row(number: str, rule: Rule = "a run", variable: str = "x") -> Row:
+    ours = {"no-training": variable}
+    return Row("Nobody 1999, p. 1: nothing", "x", number, ours, rule=rule)
 
 
 # --- Verdicts -----------------------------------------------------------------------
@@ -78,48 +89,32 @@ def test_how_many_lie_beyond_a_range(rng: np.random.Generator) -> None:
 def test_a_difference_without_a_reason_is_the_exit_code(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """And what was computed once is not computed again."""
-    calls = []
-
-    def experiment(*_: object) -> dict[str, np.ndarray]:
-        calls.append(1)
-        return {"x": np.array([0.5])}
-
-    monkeypatch.setitem(published.EXPERIMENTS, "no-training", experiment)
-    rows = [
-        row(number)._replace(
-            needs=("no-training",), measured=published._take("no-training", "x")
-        )
-        for number in ("0.5", "0.7")
-    ]
+    measured = xr.Dataset({"x": 0.5})
+    monkeypatch.setattr(experiments, "without_training", lambda _: measured)
+    rows = (row("0.5"), row("0.7"))
     settings = Settings(only=("no-training",), out=tmp_path)
-    monkeypatch.setattr(published, "ROWS", tuple(rows))
+    monkeypatch.setattr(published, "ROWS", rows)
     assert published.main(settings) == 1
-    assert "DIFFERS" in capsys.readouterr().out
-    explained = rows[1]._replace(explained="Planted.")
+    printed = capsys.readouterr().out
+    assert "DIFFERS" in printed
+    assert "No explanation is known." in printed
+    explained = rows[1]._replace(explained="Planted.", note="Sown.")
     monkeypatch.setattr(published, "ROWS", (rows[0], explained))
     assert published.main(settings) == 0
-    assert "Planted." in capsys.readouterr().out
-    assert list(runs.load(tmp_path).verdict.values) == ["agrees", "explained"]
-    assert len(calls) == 1
-
-
-def test_other_settings_and_data_are_kept_apart(small: mnist.Dataset) -> None:
-    def name(settings: Settings, dataset: mnist.Dataset = small) -> str:
-        data = mnist.digest(dataset)
-        return published.stored_name("depth-1", settings, data)
-
-    shorter = small._replace(test=mnist.Split(small.test.x[1:], small.test.y[1:]))
-    names = {name(Settings()), name(Settings(seeds=5)), name(Settings(), shorter)}
-    assert len(names) == 3
-    assert name(Settings(out=Path("elsewhere"))) in names
+    printed, page = capsys.readouterr().out, (tmp_path / "report.html").read_text()
+    assert "No explanation" not in printed
+    for words in ("Planted.", "Sown."):
+        assert words in printed
+        assert words in page
+    assert list(files.load(tmp_path).verdict.values) == ["agrees", "explained"]
 
 
 def test_rows_are_complete() -> None:
     """Enough numbers and sources, each with a year; no experiment is idle."""
-    needed = {name for row in published.ROWS for name in row.needs}
-    assert needed == set(published.EXPERIMENTS)
-    assert set(published.SLOW) < needed
+    needed = {name for row in published.ROWS for name in row.ours}
+    assert needed == set(EXPERIMENTS)
+    assert needed == {"no-training", *experiments.EXPERIMENTS}
+    assert set(SLOW) < needed
     assert len(published.ROWS) >= 20
     years = {row.source.split(",")[0].split(":")[0] for row in published.ROWS}
     assert len(years) >= 4
@@ -127,9 +122,30 @@ def test_rows_are_complete() -> None:
     places = [(row.source, row.what) for row in published.ROWS]
     assert len(set(places)) == len(places)
     for row in published.ROWS:
+        assert row.rule in ("a run", "a range", "holds", "rejected")
+        assert len(row.ours) == (1 if row.between is None else 2)
         if row.rule != "holds":
             low, high = published.printed_range(row.published)
             assert low < high
+
+
+def test_what_a_row_takes_from_results() -> None:
+    """An epoch; the best of some networks; a number between two of ours."""
+    curves = xr.DataArray(
+        np.arange(12.0).reshape(4, 3),
+        dims=["seed", "epoch"],
+        coords={"epoch": range(3)},
+    )
+    found = {"no-training": xr.Dataset({"x": curves, "low": 3.0})}
+    at = row("1")._replace(epoch=1)
+    np.testing.assert_array_equal(at.measured(found), [1, 4, 7, 10])
+    best = at._replace(best_of=2)
+    np.testing.assert_array_equal(best.measured(found), [4, 10])
+    both = {"a": found["no-training"], "b": xr.Dataset({"x": curves.max("epoch")})}
+    between = row("yes")._replace(ours={"a": "low", "b": "x"}, between=5.0)
+    np.testing.assert_array_equal(between.measured(both), [False, False, True, True])
+    above = between._replace(between=2.5)
+    assert not above.measured(both).any()
 
 
 # --- What is measured ---------------------------------------------------------------
@@ -141,65 +157,156 @@ def test_equation_123_by_root_finding(w: float) -> None:
         return w / (2 + math.exp(w * a) + math.exp(-w * a)) - 1
 
     root = brentq(excess, 0, 10 / w)
-    assert published.interval_width(w) == pytest.approx(2 * root, rel=1e-10)
+    assert experiments.interval_width(w) == pytest.approx(2 * root, rel=1e-10)
 
 
-def test_singular_values_of_a_square_matrix(dataset: mnist.Dataset) -> None:
+def test_singular_values_of_a_square_matrix(small: Dataset) -> None:
     """The quarter circle law: mean 8 / (3 pi) for variance 1/n, where tanh' = 1."""
-    gain = 1e-3
-    found = published.mean_singular_value(
-        Settings(seeds=2), dataset, initializer="lecun", gain=gain, width=200
+    scale = 1e-3
+    sweep = experiments.singular_values(
+        small, 2, 0, initializer=lecun, scale=scale, width=200
     )
-    expected = 8 / (3 * math.pi) * gain
-    np.testing.assert_allclose(found["singular_value"], expected, rtol=0.01)
+    params = sweep.recipe.network.init(jax.random.key(0))
+    found = sweep.recipe.observe["seen"](params)["singular_value"]
+    assert found == pytest.approx(8 / (3 * math.pi) * scale, rel=0.01)
+    assert (small.train.x == params["image"]).all(axis=1).any()
+
+
+def test_what_a_figure_shows_of_layers(small: Dataset) -> None:
+    """Without weights, a layer's mean is the sigmoid of its biases, on either side."""
+    sweep = experiments.mean_activations(small, 2, 0)
+    shapes = jax.eval_shape(sweep.recipe.network.init, jax.random.key(0))
+    observe = sweep.recipe.observe["means"]
+
+    def seen(*means: float) -> dict[str, Any]:
+        params = {name: np.zeros(leaf.shape) for name, leaf in shapes.items()}
+        for layer, mean in enumerate(means, start=1):
+            params[f"b{layer}"] += math.log(mean / (1 - mean))
+        found = observe(params)
+        np.testing.assert_allclose(found.pop("activation_mean"), means, rtol=1e-5)
+        return {name: bool(value) for name, value in found.items()}
+
+    names = ["top_goes_to_0", "others_increase", "others_above_half"]
+    assert seen(0.51, 0.55, 0.73, 0.09) == dict.fromkeys(names, True)
+    assert seen(0.73, 0.55, 0.49, 0.11) == dict.fromkeys(names, False)
+    assert not seen(0.49, 0.55, 0.73, 0.09)["others_above_half"]
+
+
+def test_accuracies_as_published() -> None:
+    """In percent; one answer to all images is right as often as its class comes."""
+    shares = xr.DataArray([0.25, 0.75], dims="class")
+    valid = xr.DataArray([[0.1, 0.9, 0.8], [0.1, 0.2, 0.3]], dims=["seed", "epoch"])
+    test = xr.DataArray(np.array([0.75, 0.7501], np.float32), dims="seed")
+    result = xr.Dataset(
+        {"valid_accuracy": valid, "test_accuracy": test, "test_class_frequency": shares}
+    )
+    found = experiments.as_published(result)
+    np.testing.assert_allclose(found.best_accuracy, [90, 30])
+    np.testing.assert_allclose(found.test_accuracy, [75, 75.01])
+    assert list(found.one_answer.values) == [True, False]
 
 
 def test_decay_acts_on_weights_alone() -> None:
     """A step is w - lr (g + decay w), and b - lr g."""
     params = {"W1": jnp.full((2, 2), 3.0), "b1": jnp.full(2, 3.0)}
     grads = {name: jnp.full_like(leaf, 5.0) for name, leaf in params.items()}
-    rule = published.optimizer(False, 0.1)(0.01)
+    rule = experiments.sgd(0.01, decay=0.1)
     updates, _ = rule.update(grads, rule.init(params), params)
     np.testing.assert_allclose(updates["W1"], -0.01 * (5 + 0.1 * 3), rtol=1e-6)
     np.testing.assert_allclose(updates["b1"], -0.01 * 5, rtol=1e-6)
 
 
-def test_no_image_is_lost_by_another_split(small: mnist.Dataset) -> None:
-    split = published.split(small, 500)
-    assert [len(part.y) for part in split] == [500, 140, 320]
-    for i in (0, 1):
-        before = np.concatenate([small.train[i], small.valid[i]])
-        after = np.concatenate([split.train[i], split.valid[i]])
-        np.testing.assert_array_equal(before, after)
+def test_images_are_split_in_their_order(small: Dataset) -> None:
+    joined = experiments.joined(small)
+    for count, validate in ((100, 320), (500, 140)):
+        split = experiments.split(joined, count)
+        assert [len(part.y) for part in split] == [count, validate, 320]
+        for i in (0, 1):
+            before = np.concatenate([small.train[i], small.valid[i]])
+            after = np.concatenate([split.train[i], split.valid[i]])
+            np.testing.assert_array_equal(after, before[: count + validate])
+    everything = experiments.split(joined, 640)
+    assert len(everything.train.y) == 640
+    assert everything.valid is joined.valid
 
 
-def test_a_stuck_network_answers_with_one_class(small: mnist.Dataset) -> None:
-    stuck = Recipe((8,) * 5, learning_rate=0.01, batch_size=20, epochs=1, images=320)
-    found = published.train(stuck, small, 2)
-    assert found["one_class"].all()
-    assert found["activation_mean"].shape == (2, 1, 5)
+def test_every_epoch_is_tested_where_the_best_counts(small: Dataset) -> None:
+    joined, best = experiments.joined(small), experiments.EXPERIMENTS["first-net"]
+    sweep = best(joined, 4, 0)
+    assert sweep.num_networks == 3 * 4
+    assert sweep.data.valid.x is joined.test.x
 
 
-def test_a_recipe_trains_as_by_hand(small: mnist.Dataset) -> None:
-    """An epoch of one batch: one step, written out, gives the same accuracy."""
-    recipe = Recipe(
-        (), 5.0, batch_size=320, epochs=1, images=320, cost="quadratic", decay=0.01
+NETWORK = experiments.net()
+SCALE, BIAS_SCALE = 2.0, 0.5
+
+
+@pytest.fixture(scope="module")
+def one_step(
+    small: Dataset, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[tuple[Settings, Found]]:
+    """A run of one experiment: one step, from a batch of all images."""
+    experiment = partial(
+        experiments.trained,
+        network=NETWORK,
+        images=320,
+        loss=losses.quadratic,
+        optimizer=experiments.sgd(2.0, decay=0.05),
+        num_epochs=1,
+        batch_size=320,
+        scale=SCALE,
+        bias_scale=BIAS_SCALE,
     )
-    found = published.train(recipe, small, 1)
-    net = Architecture((784, 10))
-    key = jax.random.fold_in(jax.random.key(published.SEED), 0)
-    params = networks.init(
-        jax.random.fold_in(key, 0), net, initializer="glorot_uniform"
-    )
-    grads = jax.grad(losses.mean_quadratic)(
-        params, small.train.x, small.train.y, architecture=net
-    )
-    after = {
-        name: leaf - 5.0 * (grads[name] + 0.01 * leaf * name.startswith("W"))
-        for name, leaf in params.items()
-    }
-    logits = networks.apply(after, small.valid.x, architecture=net)
-    expected = 100 * losses.accuracy(logits, jnp.asarray(small.valid.y))
-    # The batch is summed in another order: an image more or less.
-    np.testing.assert_allclose(found["valid_accuracy"], expected, atol=0.35)
-    assert not found["one_class"].any()
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setitem(experiments.EXPERIMENTS, "course-0", experiment)
+        folder = tmp_path_factory.mktemp("published")
+        settings = Settings(only=("course-0",), seeds=2, out=folder)
+        yield settings, published.measure(settings, small)
+
+
+def test_an_experiment_trains_as_by_hand(
+    one_step: tuple[Settings, Found], small: Dataset
+) -> None:
+    """One step, written out, gives the same network."""
+    found = one_step[1]["course-0"]
+    for seed in (0, 1):
+        key = training.weights_key(jax.random.key(experiments.SEED), seed)
+        params = NETWORK.init(key, scale=SCALE, bias_scale=BIAS_SCALE)
+        _, grads = gradients.by_autodiff(NETWORK, losses.quadratic)(
+            params, *small.train
+        )
+        after = {
+            name: leaf - 2.0 * (grads[name] + 0.05 * leaf * name.startswith("W"))
+            for name, leaf in params.items()
+        }
+        logits = NETWORK.apply(after, small.valid.x)
+        y = jnp.asarray(small.valid.y)
+        ours = found.isel(scale=0, bias_scale=0).sel(seed=seed, epoch=1)
+        expected = losses.quadratic(logits, y).mean()
+        np.testing.assert_allclose(ours.valid_loss, expected, rtol=1e-5)
+        np.testing.assert_allclose(
+            ours.valid_accuracy, 100 * losses.accuracy(logits, y), rtol=1e-5
+        )
+
+
+def test_what_is_finished_is_kept(
+    one_step: tuple[Settings, Found], small: Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The same command computes nothing again, other settings are refused."""
+    calls = []
+    run_chunks = Sweep.run_chunks
+
+    def counted(sweep: Sweep, *arguments: Any, **options: Any) -> Any:
+        calls.append(1)
+        return run_chunks(sweep, *arguments, **options)
+
+    monkeypatch.setattr(Sweep, "run_chunks", counted)
+    settings, found = one_step
+    again = published.measure(settings, small)
+    assert again["course-0"].identical(found["course-0"])
+    more = replace(settings, seeds=3)
+    with pytest.raises(RunError, match="seeds 2 there and 3 here"):
+        published.measure(more, small)
+    assert not calls
+    anew = published.measure(replace(more, restart=True), small)
+    assert anew["course-0"].sizes["seed"] == 3

@@ -1,31 +1,30 @@
 """What the tutorial shows: it is executed once, in ``test_experiments.py``."""
 
-import os
+import importlib.util as util
 import re
-import subprocess
-import sys
 from html.parser import HTMLParser
 from pathlib import Path
 
+import jax
 import jupytext
+import optax
 import pytest
+import tutorial
 
-SCRIPT = Path(__file__).parents[1] / "experiments" / "tutorial.py"
-# The smallest notebook of the same form: a command line, then a cell that fails.
+from snn_jax import initializers, meanfield, networks, shallow
+
+EXPERIMENTS = Path(__file__).parents[1] / "experiments"
+# A small notebook with a cell that fails.
 FAILING = """\
-# %% tags=["command-line"]
-if "get_ipython" not in globals():
-    import _render
+# A notebook
 
-    _render.run(__file__, "Fails.")
+## The part before it
 
-# %% [markdown]
-# # A notebook
-#
-# ## The part that fails
+## The part that fails
 
-# %%
+```python
 assert 1 + 1 == 3, "no"
+```
 """
 
 
@@ -87,14 +86,13 @@ def check(printed: str, out: Path) -> None:
     assert page.count('display="block"') == formulas > 10
     visible = re.sub("(?s)<(style|pre|math).*?</\\1>", "", page)
     assert "$" not in visible  # no formula was left as it was written
-    assert "command-line" not in page  # nor the cell that is not for readers
 
 
 def test_every_number_in_the_text_is_computed() -> None:
     """Decimal fractions and percentages in the words are settings, not findings."""
     words = " ".join(
         cell.source
-        for cell in jupytext.read(SCRIPT).cells
+        for cell in jupytext.read(tutorial.TEXT).cells
         if cell.cell_type == "markdown"
     )
     found = set(re.findall(r"\d+\.\d+|\d+(?= %)", re.sub(r"`.*?`", "", words)))
@@ -102,11 +100,25 @@ def test_every_number_in_the_text_is_computed() -> None:
     assert found <= {"0.1", "3.4", "10", "0.01", "0.001", "0.5"}
 
 
-def test_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
-    """A space in ln p, none in exp(z), none inside an exponent; primes raised once."""
-    monkeypatch.syspath_prepend(SCRIPT.parent)
-    from _render import as_mathml
+def test_names_in_the_text_exist() -> None:
+    """A pointer of an exercise leads somewhere: to a function, or to a file."""
+    known = {"jax": jax, "jnp": jax.numpy, "optax": optax, "DEEP": networks.DEEP}
+    known |= {m.__name__.split(".")[1]: m for m in (initializers, meanfield, shallow)}
+    cells = jupytext.read(tutorial.TEXT).cells
+    words = " ".join(cell.source for cell in cells if cell.cell_type == "markdown")
+    code = " ".join(re.findall("`(.*?)`", words))
+    names = set(re.findall(r"[a-zA-Z_]\w*(?:\.[a-zA-Z_]\w*)+", code))
+    assert {"optax.adam", "meanfield.critical_sigma_w", "shallow.py"} < names
+    for name in names:
+        if name.endswith(".py"):
+            assert list(EXPERIMENTS.parent.glob(f"*/{name}")), name
+        else:
+            eval(name, known)
 
+
+def test_formulas() -> None:
+    """A space in ln p, none in exp(z), none inside an exponent; primes raised once."""
+    as_mathml = tutorial.as_mathml
     space = '<mspace width="0.17em" />'
     assert f"<mi>ln</mi>{space}<mi>p</mi>" in as_mathml(r"\ln p")
     assert space not in as_mathml(r"\exp(z) + \ln(p)")
@@ -115,43 +127,26 @@ def test_formulas(monkeypatch: pytest.MonkeyPatch) -> None:
     assert 'display="block"' in as_mathml("x", "block")
 
 
-def test_a_failing_cell_is_named(tmp_path: Path) -> None:
-    script = tmp_path / "failing.py"
-    script.write_text(FAILING)
-    done = subprocess.run(
-        [sys.executable, str(script), "--out", str(tmp_path / "run")],
-        capture_output=True,
-        text=True,
-        check=False,
-        env=os.environ | {"PYTHONPATH": str(SCRIPT.parent)},
-    )
-    assert done.returncode == 1
-    last = done.stderr.splitlines()[-1]
+def test_a_failing_cell_is_named(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = tmp_path / "failing.md"
+    text.write_text(FAILING)
+    out = tmp_path / "run"
+    assert tutorial.main(tutorial.Settings(out=out), text) == 1
+    last = capsys.readouterr().err.splitlines()[-1]
     assert last == (
         'error: cell 2 under "The part that fails" (assert 1 + 1 == 3, "no"): '
         "AssertionError: no"
     )
-    assert "Traceback" not in done.stderr
-    assert list((tmp_path / "run").iterdir()) == []
+    assert list(out.iterdir()) == []
 
 
-def test_a_missing_package_is_named(tmp_path: Path) -> None:
-    """One line that says what to install, and code 2."""
-    code = (
-        "import importlib.util as util, sys\n"
-        f"sys.path.insert(0, {str(SCRIPT.parent)!r})\n"
-        f"sys.argv = ['tutorial.py', '--out', {str(tmp_path / 'run')!r}]\n"
-        "find = util.find_spec\n"
-        "util.find_spec = lambda n, *a: None if n == 'jupytext' else find(n, *a)\n"
-        "import _render\n"
-        f"_render.run({str(SCRIPT)!r}, '')\n"
+def test_a_missing_package_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    """What to install."""
+    find = util.find_spec
+    monkeypatch.setattr(
+        util, "find_spec", lambda n: None if n == "jupytext" else find(n)
     )
-    done = subprocess.run(
-        [sys.executable, "-c", code], capture_output=True, text=True, check=False
-    )
-    assert done.returncode == 2
-    assert done.stderr == (
-        "error: jupytext: expected it to be installed "
-        '(pip install -e ".[tutorial]"), found nothing of that name\n'
-    )
-    assert not (tmp_path / "run").exists()
+    with pytest.raises(ValueError, match=r'jupytext: expected .* -e "\.\[tutorial\]"'):
+        tutorial.Settings().validate()

@@ -23,26 +23,30 @@ import xarray as xr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from snn_jax import cluster, mnist, networks, runs
-from snn_jax.networks import Architecture
+from snn_jax import cluster, files, networks, results, store
+from snn_jax.datasets import Dataset
+from snn_jax.identity import RunError, identity_of
+from snn_jax.networks import MLP
+from snn_jax.recipe import Recipe
 from snn_jax.sweep import Chunk, Sweep
 
-NET = Architecture((784, 6, 5, 10), biases=False)
-SETTINGS: dict[str, Any] = {
-    "architecture": NET,
-    "scales": (0.1, 1.0),
-    "learning_rates": (0.1, 1.0),
-    "num_seeds": 3,
-    "num_epochs": 2,
-    "batch_size": 16,
-    "width": 2,
-}
+NET = MLP((784, 6, 5, 10), biases=False)
+AXES = {"scale": (0.1, 1.0), "learning_rate": (0.1, 1.0)}
+
+
+def make(
+    small: Dataset, seed: int = 7, axes: Any = None, width: int = 2, **fields: Any
+) -> Sweep:
+    """12 networks in 6 chunks, trained on 320 images for two epochs."""
+    recipe = Recipe(**{"network": NET, "num_epochs": 2, "batch_size": 16} | fields)
+    return Sweep(
+        jax.random.key(seed), small, recipe, axes or AXES, seeds=3, width=width
+    )
 
 
 @pytest.fixture(scope="module")
-def tiny(small: mnist.Dataset) -> Sweep:
-    """12 networks in 6 chunks, trained on 320 images."""
-    return Sweep(jax.random.key(7), small, **SETTINGS)
+def tiny(small: Dataset) -> Sweep:
+    return make(small)
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +57,7 @@ def expected(tiny: Sweep) -> list[Chunk]:
 
 def check(folder: Path, sweep: Sweep, expected: list[Chunk]) -> None:
     """Every row is there once, bit by bit, and nothing else."""
-    found = list(runs.read_chunks(folder, sweep))
+    found = list(store.read_chunks(folder, sweep))
     assert len(found) == len(expected)
     for one, other in zip(found, expected, strict=True):
         assert one.keys() == other.keys()
@@ -61,14 +65,18 @@ def check(folder: Path, sweep: Sweep, expected: list[Chunk]) -> None:
             np.testing.assert_array_equal(values, other[name], err_msg=name)
             assert values.dtype == other[name].dtype
     names = {re.sub(r"-[0-9a-f]{64}", "", path.name) for path in folder.iterdir()}
-    assert names <= {f"chunk-{i:07d}.npz" for i in range(sweep.num_chunks)} | {
-        "identity.json", "manifest.json", "1-of-1.lock"
-    }  # fmt: skip
+    chunks = {f"{name}.npz" for name in chunk_names(sweep)}
+    assert names <= chunks | {"identity.json", "manifest.json", "1-of-1.lock"}
+
+
+def chunk_names(sweep: Sweep) -> list[str]:
+    identity = identity_of(sweep)
+    return [store.chunk_name(identity, i) for i in range(sweep.num_chunks)]
 
 
 def test_chunks_do_not_depend_on_company(tiny: Sweep, expected: list[Chunk]) -> None:
     """Alone, in pairs, in another order: the same bits, on one device or two."""
-    assert tiny.at_once == 2
+    assert list(tiny.together(range(5))) == [[0, 1], [2, 3], [4]]
     for pair in ([0, 1], [5, 2], [3, 3]):
         for chunk, found in zip(pair, tiny.run_chunks(pair), strict=True):
             for name, values in found.items():
@@ -76,12 +84,12 @@ def test_chunks_do_not_depend_on_company(tiny: Sweep, expected: list[Chunk]) -> 
 
 
 def test_one_device_or_two(
-    small: mnist.Dataset, expected: list[Chunk], monkeypatch: pytest.MonkeyPatch
+    small: Dataset, expected: list[Chunk], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first = jax.devices()[:1]
     monkeypatch.setattr(jax, "devices", lambda: first)
-    alone = Sweep(jax.random.key(7), small, **SETTINGS)
-    assert alone.at_once == 1
+    alone = make(small)
+    assert list(alone.together([0, 5])) == [[0], [5]]
     for i in (0, 5):
         for name, values in alone.run_chunks([i])[0].items():
             np.testing.assert_array_equal(values, expected[i][name])
@@ -95,16 +103,16 @@ def test_a_run_repeats_nothing(
     def engine(todo: list[int], report: Callable[[int], Any]) -> Iterator[Any]:
         for i in todo:
             computed.append(i)
-            report(len(tiny.members(i)) * tiny.num_epochs)
+            report(len(tiny.members(i)) * tiny.recipe.num_epochs)
             yield i, expected[i]
             if len(computed) == 4:
                 raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.complete(tmp_path, tiny, engine=engine)
-    assert runs.missing(tmp_path, tiny) == [4, 5]
+        store.complete(tmp_path, tiny, engine=engine)
+    assert store.missing(tmp_path, tiny) == [4, 5]
     reported: list[int] = []
-    assert runs.complete(tmp_path, tiny, engine=engine, report=reported.append)
+    assert store.complete(tmp_path, tiny, engine=engine, report=reported.append)
     assert computed == list(range(6))
     assert sum(reported) == 12 * 2  # as many as there are, those of before included
     check(tmp_path, tiny, expected)
@@ -120,7 +128,7 @@ def test_half_trained_chunks_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """The state is saved after each epoch; the one that was interrupted is repeated."""
-    monkeypatch.setattr(runs, "SAVE_SECONDS", 0.0)
+    monkeypatch.setattr(store, "SAVE_SECONDS", 0.0)
     reports = 0
 
     def stop(_: int) -> None:
@@ -130,10 +138,10 @@ def test_half_trained_chunks_go_on(
             raise KeyboardInterrupt
 
     with pytest.raises(KeyboardInterrupt):
-        runs.complete(tmp_path, tiny, report=stop)
+        store.complete(tmp_path, tiny, report=stop)
     assert [path.name[:9] for path in tmp_path.glob("state*")] == ["state-2-3"]
     counted: list[int] = []
-    assert runs.complete(tmp_path, tiny, report=counted.append)
+    assert store.complete(tmp_path, tiny, report=counted.append)
     # 2 x 2 of finished chunks, one epoch from the state, one repeated, two of the rest.
     assert counted == [4, 4, 4, 4, 4, 4]
     check(tmp_path, tiny, expected)
@@ -149,8 +157,8 @@ def test_damage_is_noticed(
         todo.append(chunks)
         yield from ((i, expected[i]) for i in chunks)
 
-    runs.complete(tmp_path, tiny, engine=engine)
-    store = runs.Store(tmp_path)
+    store.complete(tmp_path, tiny, engine=engine)
+    chunks, names = store.Store(tmp_path), chunk_names(tiny)
     whole = {path: path.read_bytes() for path in tmp_path.glob("chunk*")}
     paths = sorted(whole)
     for trial in range(400):
@@ -162,10 +170,10 @@ def test_damage_is_noticed(
         else:
             content[place] ^= 1 << int(rng.integers(8))
         paths[i].write_bytes(content)
-        assert store.read(runs.chunk_name(i)) is None
-        assert runs.missing(tmp_path, tiny) == [i]
+        assert chunks.read(names[i]) is None
+        assert store.missing(tmp_path, tiny) == [i]
         if trial < 10:
-            assert runs.complete(tmp_path, tiny, engine=engine)
+            assert store.complete(tmp_path, tiny, engine=engine)
             assert todo[-1] == [i]
             assert paths[i].read_bytes() == whole[paths[i]]
         paths[i].write_bytes(whole[paths[i]])
@@ -199,14 +207,14 @@ def test_a_fault_at_every_call(
             calls = break_nth(patch, call, nth, reason)
             if nth <= FAULTS[call]:
                 with pytest.raises(OSError, match=re.escape(str(folder))) as raised:
-                    runs.complete(folder, tiny, engine=engine)
+                    store.complete(folder, tiny, engine=engine)
                 assert raised.value.errno == reason
                 assert os.strerror(reason) in str(raised.value)
             else:
-                assert runs.complete(folder, tiny, engine=engine)
+                assert store.complete(folder, tiny, engine=engine)
         assert calls() == min(nth, FAULTS[call])
         assert not list(folder.glob(".*.partial"))
-        assert runs.complete(folder, tiny, engine=engine)
+        assert store.complete(folder, tiny, engine=engine)
         check(folder, tiny, expected)
 
 
@@ -260,21 +268,17 @@ def break_nth(
 
 
 def test_other_settings_are_refused(
-    small: mnist.Dataset, tiny: Sweep, expected: list[Chunk], tmp_path: Path
+    small: Dataset, tiny: Sweep, expected: list[Chunk], tmp_path: Path
 ) -> None:
     """Which differ is said; nothing is lost unless asked for."""
 
     def engine(chunks: list[int], _: Callable[[int], Any]) -> Iterator[Any]:
         yield from ((i, expected[i]) for i in chunks)
 
-    runs.complete(tmp_path, tiny, engine=engine)
-    other = Sweep(
-        jax.random.key(8),
-        small._replace(test=small.valid),
-        **SETTINGS | {"num_epochs": 3, "width": 3},
-    )
-    with pytest.raises(runs.RunError) as refused:
-        runs.complete(tmp_path, other)
+    store.complete(tmp_path, tiny, engine=engine)
+    other = make(small._replace(test=small.valid), 8, width=3, num_epochs=3)
+    with pytest.raises(RunError) as refused:
+        store.complete(tmp_path, other)
     for part in (
         "epochs 2 there and 3 here",
         "chunk width",
@@ -285,38 +289,32 @@ def test_other_settings_are_refused(
         assert part in str(refused.value)
     assert "seeds" not in str(refused.value)
     check(tmp_path, tiny, expected)
-    assert runs.complete(tmp_path, other, restart=True)
-    assert len(list(runs.read_chunks(tmp_path, other))) == 4
-
-
-def test_settings_tell_close_scales_apart(small: mnist.Dataset, tiny: Sweep) -> None:
-    """Two init scales that float32 tells apart are two sweeps."""
-    near = Sweep(jax.random.key(7), small, **SETTINGS | {"scales": (0.1000002, 1.0)})
-    assert near.settings["scales"] != tiny.settings["scales"]
+    assert store.complete(tmp_path, other, restart=True)
+    assert len(list(store.read_chunks(tmp_path, other))) == 4
 
 
 @pytest.mark.parametrize("content", [b"", b"[]", b"{", b"\xff\xfe", b"null", b"3"])
 def test_broken_settings(content: bytes, tiny: Sweep, tmp_path: Path) -> None:
     (tmp_path / "identity.json").write_bytes(content)
-    with pytest.raises(runs.RunError, match="expected the settings of a run"):
-        runs.complete(tmp_path, tiny)
+    with pytest.raises(RunError, match="expected the settings of a run"):
+        store.complete(tmp_path, tiny)
 
 
 def test_chunks_of_unknown_settings(tiny: Sweep, tmp_path: Path) -> None:
-    runs.Store(tmp_path).write("chunk-0000000", {"test_loss": np.zeros(2)})
-    with pytest.raises(runs.RunError, match=r"expected identity\.json"):
-        runs.complete(tmp_path, tiny)
+    store.Store(tmp_path).write("chunk-0000000", {"test_loss": np.zeros(2)})
+    with pytest.raises(RunError, match=r"expected identity\.json"):
+        store.complete(tmp_path, tiny)
 
 
 def test_shards_share_the_work(
     tiny: Sweep, expected: list[Chunk], tmp_path: Path
 ) -> None:
-    assert not runs.complete(tmp_path, tiny, shard=(2, 4))
-    assert runs.missing(tmp_path, tiny) == [0, 2, 3, 4]
+    assert not store.complete(tmp_path, tiny, shard=(2, 4))
+    assert store.missing(tmp_path, tiny) == [0, 2, 3, 4]
     for part in (1, 3, 4):
-        runs.complete(tmp_path, tiny, shard=(part, 4))
-    assert runs.missing(tmp_path, tiny) == []
-    assert runs.complete(tmp_path, tiny)
+        store.complete(tmp_path, tiny, shard=(part, 4))
+    assert store.missing(tmp_path, tiny) == []
+    assert store.complete(tmp_path, tiny)
     for path in tmp_path.glob("*-of-4.lock"):
         path.unlink()
     check(tmp_path, tiny, expected)
@@ -324,10 +322,10 @@ def test_shards_share_the_work(
 
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     script = (
-        "import sys; from pathlib import Path; from snn_jax import runs\n"
+        "import sys; from pathlib import Path; from snn_jax import files, identity\n"
         "try:\n"
-        "    with runs.held(Path(sys.argv[1]), eval(sys.argv[2])): print('in')\n"
-        "except runs.RunError as error: print(error)\n"
+        "    with files.held(Path(sys.argv[1]), eval(sys.argv[2])): print('in')\n"
+        "except identity.RunError as error: print(error)\n"
     )
 
     def ask(shard: str) -> str:
@@ -338,10 +336,10 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
             check=True,
         ).stdout.strip()
 
-    with runs.held(tmp_path):
+    with files.held(tmp_path):
         assert f"found process {os.getpid()} on" in ask("(1, 1)")
         assert f"found process {os.getpid()} on" in ask("(1, 3)")
-    with runs.held(tmp_path, (2, 3)):
+    with files.held(tmp_path, (2, 3)):
         assert "found process" in ask("(1, 1)")
         assert ask("(1, 3)") == "in"
     assert ask("(1, 1)") == "in"
@@ -357,8 +355,8 @@ def check_mutation(
     path.write_bytes(whole[:start] + replacement + whole[start + len(replacement) :])
     said = "expected, and found"
     try:
-        xr.testing.assert_identical(runs.load(folder), result)
-    except runs.RunError as error:
+        xr.testing.assert_identical(files.load(folder), result)
+    except RunError as error:
         said = str(error)
     finally:
         path.write_bytes(whole)
@@ -372,7 +370,7 @@ def stored(
 ) -> tuple[Path, xr.Dataset]:
     folder = tmp_path_factory.mktemp("stored")
     result = tiny.assemble(expected)
-    runs.save(folder, result, {"seeds": 3})
+    files.save(folder, result, {"seeds": 3})
     return folder, result
 
 
@@ -401,9 +399,9 @@ def test_ten_thousand_mutated_results(
 
 
 def test_too_little_space_is_said_before(tmp_path: Path) -> None:
-    with pytest.raises(runs.RunError, match="of free space, found"):
-        runs.space(tmp_path / "not yet there", 10**18)
-    assert runs.space(tmp_path, 12_300_000) == "12 MB"
+    with pytest.raises(RunError, match="of free space, found"):
+        files.space(tmp_path / "not yet there", 10**18)
+    assert files.space(tmp_path, 12_300_000) == "12 MB"
 
 
 def test_a_table_of_any_length(
@@ -414,11 +412,13 @@ def test_a_table_of_any_length(
     def engine(chunks: list[int], _: Callable[[int], Any]) -> Iterator[Any]:
         yield from ((i, expected[i]) for i in chunks)
 
-    runs.complete(tmp_path / "chunks", tiny, engine=engine)
-    runs.write_final_table(tmp_path / "all.csv", tmp_path / "chunks", tiny)
+    store.complete(tmp_path / "chunks", tiny, engine=engine)
+    store.write_final_table(tmp_path / "all.csv", tmp_path / "chunks", tiny)
     table = np.genfromtxt(tmp_path / "all.csv", delimiter=",", names=True)
     result = tiny.assemble(expected)
     assert len(table) == 12
+    rows = results.to_table(result).sort_values(["scale", "learning_rate", "seed"])
+    np.testing.assert_allclose(table["test_loss"], rows.test_loss, rtol=1e-6)
     for row in table:
         cell = result.sel(
             scale=row["scale"], learning_rate=row["learning_rate"], seed=row["seed"]
@@ -431,19 +431,21 @@ WORKER = """
 import sys
 from pathlib import Path
 import jax
-from snn_jax import mnist, networks, runs
+from snn_jax import mnist, networks, store
+from snn_jax.datasets import Dataset, Split
+from snn_jax.identity import RunError
+from snn_jax.recipe import Recipe
 from snn_jax.sweep import Sweep
-dataset = mnist.load()
-small = mnist.Dataset(*(mnist.Split(s.x[:320], s.y[:320]) for s in dataset))
-net = networks.Architecture((784, 6, 5, 10), biases=False)
+small = Dataset(*(Split(s.x[:320], s.y[:320]) for s in mnist.load()))
+net = networks.MLP((784, 6, 5, 10), biases=False)
 sweep = Sweep(
-    jax.random.key(7), small, architecture=net, scales=(0.1, 1.0),
-    learning_rates=(0.1, 1.0), num_seeds=3, num_epochs=2, batch_size=16, width=2,
+    jax.random.key(7), small, Recipe(net, num_epochs=2, batch_size=16),
+    {"scale": (0.1, 1.0), "learning_rate": (0.1, 1.0)}, seeds=3, width=2,
 )
 print("ready", flush=True)
 try:
-    runs.complete(Path(sys.argv[1]), sweep)
-except runs.RunError as error:
+    store.complete(Path(sys.argv[1]), sweep)
+except RunError as error:
     print(error)
     raise SystemExit(2)
 """
@@ -464,7 +466,7 @@ def kill_and_go_on(
         worker.stdout.readline()
         time.sleep(chance.uniform(0, 4))
         worker.send_signal(signal.SIGKILL)
-    digests = runs.Store(folder).digests()
+    digests = store.Store(folder).digests()
     before = {
         path.name: path.stat().st_mtime_ns
         for path in folder.glob("chunk*")
@@ -511,14 +513,14 @@ def test_two_processes_on_one_folder(
 
 @pytest.mark.full
 @pytest.mark.filterwarnings("ignore")  # Ray forks its test cluster from this process
-def test_a_cluster_that_loses_a_worker_and_a_node(tmp_path: Path) -> None:
+def test_a_cluster_that_loses_a_worker_and_a_node(
+    small: Dataset, tmp_path: Path
+) -> None:
     """Three nodes; a task's process is killed, then a node is removed."""
     ray = pytest.importorskip("ray")
     from ray.cluster_utils import Cluster
 
-    deep = SETTINGS | {"architecture": networks.DEEP, "num_epochs": 1}
-    job = cluster.Job(7, None, tuple(deep.items()))
-    sweep = job.build()
+    sweep = make(small, network=networks.DEEP, num_epochs=1)
     expected = [sweep.run_chunks([i])[0] for i in range(sweep.num_chunks)]
     machines = Cluster(initialize_head=True, head_node_args={"num_cpus": 1})
     nodes = [machines.add_node(num_cpus=1) for _ in range(2)]
@@ -535,8 +537,8 @@ def test_a_cluster_that_loses_a_worker_and_a_node(tmp_path: Path) -> None:
             machines.remove_node(nodes[0], allow_graceful=False)
 
     try:
-        engine = cluster.ray_engine(job, machines.address)
-        assert runs.complete(tmp_path, sweep, engine=engine, report=report)
+        engine = cluster.ray_engine(sweep, machines.address)
+        assert store.complete(tmp_path, sweep, engine=engine, report=report)
     finally:
         ray.shutdown()
         machines.shutdown()

@@ -4,6 +4,7 @@ In float64 the two agree to 13 digits, for every batch size, with blocks of step
 remainders of all kinds; the plain code is itself held against NumPy elsewhere.
 """
 
+from dataclasses import replace
 from functools import partial
 
 import jax
@@ -12,24 +13,27 @@ import numpy as np
 import optax
 import pytest
 
-from snn_jax import losses, mnist, networks, training, vectorized
-from snn_jax.networks import Architecture, Params
+from snn_jax import fast, gradients, losses, networks, training
+from snn_jax.activations import relu, tanh
+from snn_jax.datasets import Dataset, Split
+from snn_jax.initializers import lecun
+from snn_jax.networks import MLP, Params
 
 NETS = {
     "deep": networks.DEEP,
-    "biases": Architecture((784, 7, 5, 10), "tanh", biases=True),
-    "one hidden layer": Architecture((784, 12, 10), "relu", biases=False),
+    "biases": MLP((784, 7, 5, 10), tanh, biases=True),
+    "one hidden layer": MLP((784, 12, 10), relu, biases=False),
 }
 NUM_NETWORKS = 3
 
 
-def some_networks(net: Architecture, gain: float = 1.0) -> Params:
+def some_networks(net: MLP, scale: float = 1.0) -> Params:
     keys = jax.random.split(jax.random.key(1), NUM_NETWORKS)
 
+    net = replace(net, initializer=lecun)
+
     def draw(key: jax.Array) -> Params:
-        return networks.init(
-            key, net, initializer="lecun", gain=gain, bias_scale=0.3 * net.biases
-        )
+        return net.init(key, scale=scale, bias_scale=0.3 * net.biases)
 
     return jax.vmap(draw)(keys)
 
@@ -43,43 +47,41 @@ def some_networks(net: Architecture, gain: float = 1.0) -> Params:
     ],
 )
 def test_an_epoch_is_the_plain_epoch(
-    name: str, batch_size: int, small: mnist.Dataset
+    name: str, batch_size: int, small: Dataset
 ) -> None:
     """300 images: at batch size 1 four blocks of 64 steps and one of 44."""
     net = NETS[name]
     with jax.enable_x64(True):
-        train = mnist.Split(small.train.x[:300].astype(float), small.train.y[:300])
+        train = Split(small.train.x[:300].astype(float), small.train.y[:300])
         many = jax.tree.map(lambda leaf: leaf.astype(float), some_networks(net))
         rates = jnp.array([0.01, 0.02, 0.03])  # at 0.1, chaos at batch size 1
 
-        def alone(params: Params, rate: jax.Array) -> tuple[Params, training.Epoch]:
+        def alone(params: Params, rate: jax.Array) -> tuple[Params, jax.Array]:
             optimizer = optax.sgd(rate)
-            state, epoch = training.run_epoch(
-                training.start(params, optimizer=optimizer),
-                jax.random.key(2),
+            state, loss = training.run_epoch(
+                training.start(params, optimizer),
+                training.batch_order(jax.random.key(2), 300, batch_size),
                 train,
-                architecture=net,
+                value_and_grad=gradients.by_autodiff(net),
                 optimizer=optimizer,
-                batch_size=batch_size,
             )
-            return state.params, epoch
+            return state.params, loss
 
-        reduced, pixels = vectorized.without_blank_pixels(train)
+        reduced, pixels = fast.without_blank_pixels(train)
         assert 400 < len(pixels) < 717  # of 784, fewer than in the whole set
 
         @jax.jit
-        def fast(many: Params) -> tuple[Params, training.Epoch]:
-            return vectorized.run_epoch(
+        def together(many: Params) -> tuple[Params, jax.Array]:
+            return fast.run_epoch(
                 many,
                 rates,
-                jax.random.key(2),
+                training.batch_order(jax.random.key(2), 300, batch_size),
                 reduced,
                 jnp.asarray(pixels),
-                architecture=net,
-                batch_size=batch_size,
+                network=net,
             )
 
-        expected, found = jax.jit(jax.vmap(alone))(many, rates), fast(many)
+        expected, found = jax.jit(jax.vmap(alone))(many, rates), together(many)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-10, atol=1e-13),
         found,
@@ -88,41 +90,40 @@ def test_an_epoch_is_the_plain_epoch(
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_an_evaluation_is_the_plain_evaluation(name: str, small: mnist.Dataset) -> None:
+def test_an_evaluation_is_the_plain_evaluation(name: str, small: Dataset) -> None:
     """320 images are two slabs and a half."""
     net = NETS[name]
     many = some_networks(net)
     many["W1"] = many["W1"].at[2].set(jnp.nan)
-    evaluate = jax.jit(partial(vectorized.evaluate, architecture=net))
+    evaluate = jax.jit(partial(fast.evaluate, network=net))
     found = evaluate(many, small.valid)
     for i in range(NUM_NETWORKS):
         params = {leaf: values[i] for leaf, values in many.items()}
-        expected = training.evaluate(params, small.valid, architecture=net)
+        expected = training.evaluate(params, small.valid, network=net, loss=losses.nll)
         np.testing.assert_allclose(found.loss[i], expected.loss, rtol=1e-6)
         np.testing.assert_allclose(found.accuracy[i], expected.accuracy, rtol=1e-6)
-        assert np.isfinite(expected.accuracy) == (i < 2 or net.activation == "relu")
+        assert np.isfinite(expected.accuracy) == (i < 2 or net.activation is relu)
 
 
-def test_of_equal_logits_the_first_counts(small: mnist.Dataset) -> None:
+def test_of_equal_logits_the_first_counts(small: Dataset) -> None:
     """A network of zeros answers 0, as argmax does, and costs ln 10."""
     many = jax.tree.map(jnp.zeros_like, some_networks(networks.DEEP))
-    found = vectorized.evaluate(many, small.valid, architecture=networks.DEEP)
+    found = fast.evaluate(many, small.valid, network=networks.DEEP)
     np.testing.assert_allclose(found.loss, np.log(10), rtol=1e-6)
     np.testing.assert_allclose(found.accuracy, (small.valid.y == 0).mean())
 
 
-def test_blank_pixels_keep_their_weights(small: mnist.Dataset) -> None:
+def test_blank_pixels_keep_their_weights(small: Dataset) -> None:
     """Not one bit changes: they get no gradient."""
-    train, pixels = vectorized.without_blank_pixels(small.train)
+    train, pixels = fast.without_blank_pixels(small.train)
     many = some_networks(networks.DEEP)
-    after, _ = vectorized.run_epoch(
+    after, _ = fast.run_epoch(
         many,
         jnp.full(NUM_NETWORKS, 1.0),
-        jax.random.key(0),
+        training.batch_order(jax.random.key(0), 320, 32),
         train,
         jnp.asarray(pixels),
-        architecture=networks.DEEP,
-        batch_size=32,
+        network=networks.DEEP,
     )
     blank = np.setdiff1d(np.arange(784), pixels)
     assert (small.train.x[:, blank] == 0).all()
@@ -135,19 +136,19 @@ def test_probabilities_at_extreme_logits() -> None:
     logits = jnp.array([[1000.0, 0.0, -1000.0], [-90.0, 90.0, 0.0]])[..., None]
     y = jnp.array([2, 1])
     on = jax.nn.one_hot(y, 3)[..., None]
-    loss, p = vectorized._loss_and_p(logits, on)
+    loss, p = fast._loss_and_p(logits, on)
     np.testing.assert_allclose(loss[..., 0], losses.nll(logits[..., 0], y))
     np.testing.assert_allclose(p[..., 0], jax.nn.softmax(logits[..., 0]), atol=1e-38)
 
 
 @pytest.mark.parametrize("name", NETS)
-def test_a_network_alone_has_the_same_gradient(name: str, small: mnist.Dataset) -> None:
+def test_a_network_alone_has_the_same_gradient(name: str, small: Dataset) -> None:
     net = NETS[name]
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf[0].astype(float), some_networks(net))
         x, y = small.train.x[:9].astype(float), small.train.y[:9]
-        found = vectorized.value_and_grad(params, x, y, architecture=net)
-        expected = losses.value_and_grad(params, x, y, architecture=net)
+        found = jax.jit(fast.value_and_grad(net))(params, x, y)
+        expected = jax.jit(gradients.by_autodiff(net))(params, x, y)
     jax.tree.map(
         lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-12, atol=1e-15),
         found,

@@ -1,4 +1,4 @@
-"""Many networks at once, fast: ``vmap`` of ``training.run_epoch``, written out.
+"""The same epoch for many networks at once, fast: ``vmap`` of it, written out.
 
 ``jax.vmap`` of the plain code is right, and a student should read that first. It leaves
 much of the machine idle, because its hidden layers become thousands of 10 x 10 matrix
@@ -34,16 +34,18 @@ plain SGD, up to the order in which they are added.
 import functools
 import operator
 from collections.abc import Callable, Iterable
+from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, Key
+from jaxtyping import Array, Float, Int
 
-from snn_jax import networks, training
-from snn_jax.mnist import Split
-from snn_jax.networks import Architecture, Images, Labels, Params
-from snn_jax.training import Epoch, Evaluation
+from snn_jax.activations import slope
+from snn_jax.datasets import Split
+from snn_jax.gradients import ValueAndGrad
+from snn_jax.networks import MLP, Images, Labels, Params
+from snn_jax.training import Evaluation
 
 # Sums over the inputs of a unit are written out, term by term, up to this fan-in.
 # Above it matrix products are large enough for vmap.
@@ -57,13 +59,18 @@ SLAB = 128
 Stored = Callable[[Array], Array]
 
 
-def fits(architecture: Architecture) -> bool:
+def fits(network: Any) -> bool:
     """Whether all layers but the first are narrow enough to be written out, and plain.
 
-    >>> fits(networks.DEEP), fits(Architecture((784, 300, 10)))
+    >>> from snn_jax.networks import DEEP
+    >>> fits(DEEP), fits(MLP((784, 300, 10)))
     (True, False)
     """
-    return architecture.plain and max(architecture.sizes[1:]) <= MAX_FAN_IN
+    return (
+        isinstance(network, MLP)
+        and network.plain
+        and max(network.sizes[1:]) <= MAX_FAN_IN
+    )
 
 
 def _stored(never: Int[Array, ""]) -> Stored:
@@ -99,7 +106,7 @@ def without_blank_pixels(train: Split) -> tuple[Split, Int[np.ndarray, " P"]]:
     >>> without_blank_pixels(train)[1]
     array([1, 2])
     """
-    x = np.asarray(train.x)
+    x = np.asarray(train.x).reshape(len(train.y), -1)
     used = x.any(axis=0)
     return Split(np.compress(used, x, axis=1), np.asarray(train.y)), np.flatnonzero(
         used
@@ -167,15 +174,14 @@ def _gradient(
 
 
 def _forward(
-    many: Params, z: Float[Array, "B H N"], architecture: Architecture, stored: Stored
+    many: Params, z: Float[Array, "B H N"], network: MLP, stored: Stored
 ) -> tuple[list[Array], list[Array]]:
     """Activations a_1 .. a_{L-1} and pre-activations z_1 .. z_L, given z_1."""
-    function = networks.ACTIVATIONS[architecture.activation].function
     activations, pre_activations = [], [z]
-    for layer in range(2, architecture.num_layers + 1):
-        activations.append(function(pre_activations[-1]))
+    for layer in range(2, network.num_layers + 1):
+        activations.append(network.activation(pre_activations[-1]))
         z = _times(many[f"W{layer}"], activations[-1])
-        if architecture.biases:
+        if network.biases:
             z = z + many[f"b{layer}"][None]
         pre_activations.append(stored(z))
     return activations, pre_activations
@@ -199,93 +205,89 @@ def _step(
     z: Float[Array, "B H N"],
     y: Int[Array, " B"],
     rate: Float[Array, "1 1 N"],
-    architecture: Architecture,
+    network: MLP,
     stored: Stored,
 ) -> tuple[Params, Array, Array]:
     """One step of all layers but the first weights: new parameters, delta_1, losses."""
-    derivative = networks.ACTIVATIONS[architecture.activation].derivative
-    activations, pre_activations = _forward(many, z, architecture, stored)
-    on = jax.nn.one_hot(y, architecture.sizes[-1], dtype=z.dtype)[..., None]
+    activations, pre_activations = _forward(many, z, network, stored)
+    on = jax.nn.one_hot(y, network.sizes[-1], dtype=z.dtype)[..., None]
     loss, p = _loss_and_p(pre_activations[-1], on)
     loss = stored(loss).sum(0)
 
     delta = stored(p - on)
     new: Params = {}
-    for layer in range(architecture.num_layers, 0, -1):
-        if architecture.biases:
+    for layer in range(network.num_layers, 0, -1):
+        if network.biases:
             b = many[f"b{layer}"]
             new[f"b{layer}"] = b - rate[0] * delta.sum(0)
         if layer > 1:
             W, a = many[f"W{layer}"], activations[layer - 2]
             new[f"W{layer}"] = W - rate * _gradient(delta, a, stored)
-            slope = derivative(pre_activations[layer - 2])
-            delta = stored(_transposed_times(W, delta) * slope)
+            down = slope(network.activation, pre_activations[layer - 2])
+            delta = stored(_transposed_times(W, delta) * down)
     return new, delta, loss
 
 
-def value_and_grad(
-    params: Params, x: Images, y: Labels, *, architecture: Architecture
-) -> tuple[Float[Array, ""], Params]:
-    """``losses.value_and_grad`` of one network that ``fits``, by hand and faster.
+@functools.cache
+def value_and_grad(network: MLP) -> ValueAndGrad:
+    """``backprop.value_and_grad`` of one network that ``fits``, faster.
 
     Alone, a network has its images along the last axis, where elsewhere there are
     networks, and its weights are the same for all of them.
     """
-    images = jnp.asarray(x)
-    last = {name: leaf[..., None] for name, leaf in params.items()}
-    z = (params["W1"] @ images.T)[None]
-    if architecture.biases:
-        z = z + last["b1"][None]
-    activations, pre_activations = _forward(last, z, architecture, lambda value: value)
-    on = jax.nn.one_hot(y, architecture.sizes[-1], dtype=z.dtype).T[None]
-    loss, p = _loss_and_p(pre_activations[-1], on)
-    derivative = networks.ACTIVATIONS[architecture.activation].derivative
-    delta = (p - on) / images.shape[0]
-    grads: Params = {}
-    for layer in range(architecture.num_layers, 0, -1):
-        if architecture.biases:
-            grads[f"b{layer}"] = delta[0].sum(axis=1)
-        if layer > 1:
-            grads[f"W{layer}"] = delta[0] @ activations[layer - 2][0].T
-            slope = derivative(pre_activations[layer - 2])
-            delta = _transposed_times(last[f"W{layer}"], delta) * slope
-    grads["W1"] = delta[0] @ images
-    return loss.mean(), grads
+
+    def by_hand(
+        params: Params, x: Images, y: Labels
+    ) -> tuple[Float[Array, ""], Params]:
+        images = jnp.asarray(x).reshape(len(x), -1)
+        last = {name: leaf[..., None] for name, leaf in params.items()}
+        z = (params["W1"] @ images.T)[None]
+        if network.biases:
+            z = z + last["b1"][None]
+        activations, pre_activations = _forward(last, z, network, lambda value: value)
+        on = jax.nn.one_hot(y, network.sizes[-1], dtype=z.dtype).T[None]
+        loss, p = _loss_and_p(pre_activations[-1], on)
+        delta = (p - on) / images.shape[0]
+        grads: Params = {}
+        for layer in range(network.num_layers, 0, -1):
+            if network.biases:
+                grads[f"b{layer}"] = delta[0].sum(axis=1)
+            if layer > 1:
+                grads[f"W{layer}"] = delta[0] @ activations[layer - 2][0].T
+                down = slope(network.activation, pre_activations[layer - 2])
+                delta = _transposed_times(last[f"W{layer}"], delta) * down
+        grads["W1"] = delta[0] @ images
+        return loss.mean(), grads
+
+    return by_hand
 
 
 def run_epoch(
     many: Params,
     learning_rates: Float[Array, " N"],
-    key: Key[Array, ""],
+    order: Int[Array, "steps B"],
     train: Split,
     pixels: Int[Array, " P"],
     *,
-    architecture: Architecture,
-    batch_size: int,
-    part: Int[Array, ""] | int = 0,
-    num_parts: int = 1,
-) -> tuple[Params, Epoch]:
+    network: MLP,
+) -> tuple[Params, Float[Array, " N"]]:
     """``training.run_epoch`` of N networks, with plain SGD and the gradient by hand.
 
     Args:
         many: parameters whose leaves have a leading axis of N networks; fastest for
             multiples of 16, and about 64 a core.
         learning_rates: of each network.
-        key: of this epoch's shuffle, the same for all networks.
+        order: of the images, a row a batch, the same for all networks.
         train: what is learned from, reduced by ``without_blank_pixels``.
         pixels: the inputs that are left.
-        architecture: of all networks, one that ``fits``.
-        batch_size: B, from 1 to the size of the training set.
-        part: the part of the epoch to run, from 0.
-        num_parts: that the epoch is cut into.
+        network: of all, one that ``fits``.
 
     Returns:
-        The parameters after the epoch, and what happened, with a leading axis of N.
+        The parameters after the epoch, and the mean loss of the batches of each.
     """
     before = _to_last(many)
     x, y = jnp.asarray(train.x), jnp.asarray(train.y)
-    order = training.batch_order(key, x.shape[0], batch_size)
-    order = training.part_of_epoch(order, part, num_parts)
+    batch_size = order.shape[1]
     stored = _stored((order[0, 0] < 0).astype(jnp.int32))
     rate = learning_rates[None, None] / batch_size
 
@@ -297,11 +299,9 @@ def run_epoch(
         images = x[batches.ravel()]
         z = _first_layer(W1, images)
         if k == 1:
-            if architecture.biases:
+            if network.biases:
                 z = z + rest["b1"][None]
-            rest, deltas, loss = _step(
-                rest, z, y[batches[0]], rate, architecture, stored
-            )
+            rest, deltas, loss = _step(rest, z, y[batches[0]], rate, network, stored)
         else:
             z = z.reshape(k, batch_size, *z.shape[1:])
             gram = (images @ images.T).reshape(k, batch_size, -1)
@@ -312,10 +312,10 @@ def run_epoch(
                 rest, deltas = carry  # the errors of steps not yet taken are 0
                 seen = gram[t] @ deltas.reshape(k * batch_size, -1)
                 z_t = z[t] - rate * seen.reshape(z.shape[1:])
-                if architecture.biases:
+                if network.biases:
                     z_t = z_t + rest["b1"][None]
                 rest, delta, loss = _step(
-                    rest, stored(z_t), y[batches[t]], rate, architecture, stored
+                    rest, stored(z_t), y[batches[t]], rate, network, stored
                 )
                 deltas = jax.lax.dynamic_update_index_in_dim(deltas, delta, t, 0)
                 return (rest, deltas), loss
@@ -339,29 +339,21 @@ def run_epoch(
         after, rest = run_steps(after, order[blocks * k :])
         loss = loss + rest
     after["W1"] = before["W1"].at[pixels].set(after["W1"])
-
-    def norm(W: Array) -> Array:
-        return jnp.sqrt((W**2).sum((0, 1)))
-
-    change = [
-        norm(after[f"W{layer}"] - before[f"W{layer}"]) / norm(before[f"W{layer}"])
-        for layer in range(1, architecture.num_layers + 1)
-    ]
-    return _to_first(after), Epoch(loss / order.size, jnp.stack(change, axis=1))
+    return _to_first(after), loss / order.size
 
 
-def evaluate(many: Params, split: Split, *, architecture: Architecture) -> Evaluation:
+def evaluate(many: Params, split: Split, *, network: MLP) -> Evaluation:
     """``training.evaluate`` of N networks whose leaves have a leading axis of N."""
     last = _to_last(many)
-    x, y = jnp.asarray(split.x), jnp.asarray(split.y)
+    x, y = jnp.asarray(split.x).reshape(len(split.y), -1), jnp.asarray(split.y)
     stored = _stored((y[0] < 0).astype(jnp.int32))
 
     def look(x: Images, y: Labels) -> tuple[Array, Array, Array]:
         """Of each network: the sum of losses, the number right, whether all finite."""
         z = _first_layer(last["W1"], jnp.asarray(x))
-        if architecture.biases:
+        if network.biases:
             z = z + last["b1"][None]
-        _, pre_activations = _forward(last, z, architecture, stored)
+        _, pre_activations = _forward(last, z, network, stored)
         logits = pre_activations[-1]
         on = jax.nn.one_hot(y, logits.shape[1], dtype=z.dtype)[..., None]
         loss, _ = _loss_and_p(logits, on)

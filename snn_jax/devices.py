@@ -1,0 +1,97 @@
+"""Arrays and compiled functions on all devices of this process."""
+
+import functools
+import math
+from collections.abc import Callable
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
+
+# How arrays lie on the devices: split along their first axis, or whole on each.
+SPLIT, WHOLE = PartitionSpec("networks"), PartitionSpec()  # type: ignore[no-untyped-call]
+
+
+def mesh_for(num_networks: int, width: int, one_device: bool = False) -> Mesh:
+    """As many devices as it takes to train the networks, width on each."""
+    most = 1 if one_device else math.ceil(num_networks / width)
+    devices = jax.devices()[:most]
+    return jax.make_mesh(
+        (len(devices),), ("networks",), (AxisType.Auto,), devices=devices
+    )
+
+
+@functools.cache
+def _compiler_options() -> dict[str, int]:
+    """LLVM uses half of an AVX-512 register unless told; nothing changes elsewhere."""
+    options = {"xla_cpu_prefer_vector_width": 512}
+    try:
+        jax.jit(lambda: 0, compiler_options=options)()
+    except jax.errors.JaxRuntimeError:  # a version that knows no such option
+        return {}
+    return options
+
+
+def on_every_device(
+    function: Callable[..., Any], mesh: Mesh, split: str, **options: Any
+) -> Callable[..., Any]:
+    """Compiles function to run on every device, with its share of what is split.
+
+    Devices train their networks without a word to each other. ``split`` has a letter
+    for each argument: "n" for arrays over networks, "." for what all devices get whole.
+    """
+    in_specs = tuple(SPLIT if letter == "n" else WHOLE for letter in split)
+    return jax.jit(
+        jax.shard_map(
+            function, mesh=mesh, in_specs=in_specs, out_specs=SPLIT, check_vma=False
+        ),
+        compiler_options=_compiler_options(),
+        **options,
+    )
+
+
+def split(values: Any, mesh: Mesh) -> Any:
+    """Puts arrays with a leading axis of networks on the devices, each its share."""
+    return jax.device_put(values, NamedSharding(mesh, SPLIT))
+
+
+def whole(values: Any, mesh: Mesh) -> Any:
+    """Puts arrays on all devices."""
+    return jax.device_put(jax.tree.map(_aligned, values), NamedSharding(mesh, WHOLE))
+
+
+def _aligned(values: Any) -> np.ndarray:
+    """A copy that starts at a multiple of 64 bytes.
+
+    JAX uses such memory as it is, on all CPU devices; of other arrays every device gets
+    a copy of its own.
+    """
+    values = np.asarray(values)
+    room = np.empty(values.nbytes + 63, np.uint8)
+    first = -room.ctypes.data % 64
+    room = room[first : first + values.nbytes]
+    copy: np.ndarray = room.view(values.dtype).reshape(values.shape)
+    copy[...] = values
+    return copy
+
+
+def as_float64(tree: Any) -> Any:
+    """Numbers cast to float64, all else as it is; to be called under 64 bits."""
+
+    def cast(leaf: Any) -> Any:
+        floating = jnp.issubdtype(leaf.dtype, jnp.floating)
+        return leaf.astype(jnp.float64) if floating else leaf
+
+    return jax.tree.map(cast, tree)
+
+
+def shapes(tree: Any) -> Any:
+    """Shapes and dtypes instead of arrays, as they are on a device."""
+
+    def shape(a: Any) -> jax.ShapeDtypeStruct:
+        dtype = jax.dtypes.canonicalize_dtype(a.dtype)
+        return jax.ShapeDtypeStruct(a.shape, dtype)  # type: ignore[no-untyped-call]
+
+    return jax.tree.map(shape, tree)

@@ -1,0 +1,170 @@
+"""How networks are trained: which engine and whose gradient, chosen and said.
+
+The engine "plain" is ``training.run_epoch`` under ``jax.vmap`` and serves all; "fast"
+is ``fast.run_epoch``, the same numbers up to rounding, for plain SGD on plain networks
+with narrow layers. What was chosen stands in the result.
+"""
+
+import math
+from collections.abc import Collection, Mapping
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array
+
+from snn_jax import fast, gradients, losses
+from snn_jax.datasets import Dataset
+from snn_jax.gradients import ValueAndGrad
+from snn_jax.networks import MLP, Params
+from snn_jax.recipe import Recipe, transformation
+
+# Networks that one CPU core trains side by side. Fewer leave vector registers and
+# matrix products half empty, more no longer fit its cache.
+WIDTH = 64
+# So many networks or fewer are faster by vmap, a few on each core.
+FEW, WIDTH_OF_FEW = 32, 8
+# Of a GPU, the share of its memory that the networks may take.
+GPU_MEMORY_SHARE = 0.5
+
+
+class Method(NamedTuple):
+    """How networks are trained, with all choices made; hashable.
+
+    Attributes:
+        engine: "fast" or "plain".
+        gradient: whose it is, in words.
+        value_and_grad: the gradient of the plain engine.
+        in_numpy: whether it is called back.
+    """
+
+    engine: str
+    gradient: str
+    value_and_grad: ValueAndGrad
+    in_numpy: bool
+
+
+def is_sgd(optimizer: Any, names: Collection[str], static: Mapping[str, Any]) -> bool:
+    """Whether an optimizer computes what ``optax.sgd`` does, whatever it is called.
+
+    Args:
+        optimizer: as in a recipe.
+        names: of the values that differ between networks.
+        static: the values of the others.
+
+    >>> mine = lambda learning_rate: optax.chain(optax.sgd(learning_rate))
+    >>> is_sgd(mine, ["learning_rate"], {})
+    True
+    >>> is_sgd(optax.sgd(0.1, momentum=0.9), [], {})
+    False
+    """
+    point = {name: jnp.float32(1) for name in names}
+    grads = {"W": jnp.ones((2, 3))}
+
+    def program(make: Any) -> str:
+        def update(point: dict[str, Any], grads: Params) -> Any:
+            rule = transformation(make, dict(static) | point)
+            return rule.update(grads, rule.init(grads), grads)[0]
+
+        return str(jax.make_jaxpr(update)(point, grads))
+
+    try:
+        found = program(optimizer)
+        if "learning_rate" in names:
+            return found == program(lambda learning_rate: optax.sgd(learning_rate))
+        constant = float(sgd_rate(optimizer, dict(static) | point))
+        return found == program(optax.sgd(constant))
+    except Exception:  # whatever it is, it is another optimizer
+        return False
+
+
+def sgd_rate(optimizer: Any, point: Mapping[str, Any]) -> Array:
+    """The learning rate of plain SGD: it moves a gradient of 1 by so much."""
+    rule, one = transformation(optimizer, point), jnp.ones(())
+    rate: Array = -rule.update(one, rule.init(one))[0]
+    return rate
+
+
+def choose(
+    recipe: Recipe,
+    data: Dataset,
+    params: Params,
+    *,
+    names: Collection[str],
+    static: Mapping[str, Any],
+    engine: str,
+    count: int,
+) -> Method:
+    """Chooses an engine and a gradient.
+
+    Args:
+        recipe: what is trained; its network is one network.
+        data: whose shapes a user's gradient is tried on, like
+        params: of one network.
+        names: of the values that differ between networks.
+        static: the values that do not.
+        engine: "fast", "plain", or "auto" for whichever is faster.
+        count: networks to be trained.
+
+    Raises:
+        ValueError: the fast engine is asked for where it does not serve, or an engine
+            that does not exist.
+        GradientError: a user's gradient that is none.
+    """
+    network, own = recipe.network, recipe.value_and_grad
+    obstacles = {
+        "a gradient of one's own": own is not None,
+        "a loss other than losses.nll": recipe.loss is not losses.nll,
+        f"layers wider than {fast.MAX_FAN_IN} units or not plain": not fast.fits(
+            network
+        ),
+    }
+    narrow = not any(obstacles.values())
+    obstacles["batches of each network's own"] = recipe.own_batches
+    if engine != "plain":
+        obstacles["another optimizer than plain SGD"] = not is_sgd(
+            recipe.optimizer, names, static
+        )
+    found = [words for words, true in obstacles.items() if true]
+    if engine not in ("auto", "fast", "plain"):
+        raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
+    if engine == "fast" and found:
+        raise ValueError(
+            f"engine fast: expected what it serves, found {' and '.join(found)}"
+        )
+    if engine == "fast" or (engine == "auto" and not found and count > FEW):
+        by_hand = fast.value_and_grad(network)
+        return Method("fast", "by hand", by_hand, in_numpy=False)
+    if own is None:
+        if narrow:
+            by_hand = fast.value_and_grad(network)
+            return Method("plain", "by hand", by_hand, in_numpy=False)
+        autodiff = gradients.by_autodiff(network, recipe.loss)
+        return Method("plain", "autodiff", autodiff, in_numpy=False)
+    x, y = (values[:2] for values in data.train)
+    if gradients.traced(own, params, x, y):
+        return Method("plain", "the user's", own, in_numpy=False)
+    zeros = jax.tree.map(lambda leaf: np.zeros(leaf.shape, leaf.dtype), params)
+    gradients.call_numpy(own, zeros, x, y)  # a mistake shows here, in one line
+    called = gradients.from_numpy(own)
+    return Method("plain", "the user's, in NumPy", called, in_numpy=True)
+
+
+def default_width(recipe: Recipe, method: Method, params: Params, count: int) -> int:
+    """Networks a device: what fits a core's cache, or as many as a GPU has room for."""
+    device = jax.devices()[0]
+    if device.platform == "cpu":
+        return WIDTH if method.engine == "fast" else min(WIDTH_OF_FEW, count)
+    memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
+    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
+    images = max(recipe.batch_size, fast.BLOCK, fast.SLAB)
+    units = sum(recipe.network.sizes[1:]) if isinstance(recipe.network, MLP) else 1000
+    # Weights before and after, their gradient and what is donated; activations, slopes
+    # and errors of a batch. The room for signals in float64 is in the other half.
+    floats = 4 * weights + 6 * images * units
+    room = max(1, int(GPU_MEMORY_SHARE * memory / (4 * floats)))
+    needed = math.ceil(count / len(jax.devices()))
+    # Powers of two: few widths, so that results of different sweeps can be compared.
+    return int(2 ** min(math.floor(math.log2(room)), math.ceil(math.log2(needed))))
