@@ -38,6 +38,26 @@ def _run_chunk(shared: list[Any], chunk: int) -> tuple[dict[str, str], Chunk]:
     return identity_of(sweep).words, found
 
 
+def _start(ray: Any, address: str | None) -> tuple[int, int]:
+    """Joins a cluster or starts one; its GPUs, and tasks that can run at a time."""
+    # A task has one core, and no other device for JAX to find.
+    environment = {"env_vars": {"JAX_NUM_CPU_DEVICES": "1"}}
+    with warnings.catch_warnings():
+        # Ray starts processes by a fork; they are other programs at once, and what JAX
+        # warns of cannot happen to them.
+        warnings.simplefilter("ignore", RuntimeWarning)
+        ray.init(
+            address,
+            runtime_env=environment,
+            ignore_reinit_error=True,
+            log_to_driver=False,
+            logging_level=logging.ERROR,
+        )
+    resources = ray.cluster_resources()
+    gpus = int(resources.get("GPU", 0))
+    return gpus, gpus or int(resources.get("CPU", 1))
+
+
 def ray_engine(sweep: Sweep, address: str | None = None) -> Engine:
     """An engine for ``store.complete`` that computes chunks on a Ray cluster.
 
@@ -61,22 +81,7 @@ def ray_engine(sweep: Sweep, address: str | None = None) -> Engine:
     ) -> Iterator[tuple[int, Chunk]]:
         if not todo:
             return
-        # A task has one core, and no other device for JAX to find.
-        environment = {"env_vars": {"JAX_NUM_CPU_DEVICES": "1"}}
-        with warnings.catch_warnings():
-            # Ray starts processes by a fork; they are other programs at once, and what
-            # JAX warns of cannot happen to them.
-            warnings.simplefilter("ignore", RuntimeWarning)
-            ray.init(
-                address,
-                runtime_env=environment,
-                ignore_reinit_error=True,
-                log_to_driver=False,
-                logging_level=logging.ERROR,
-            )
-        resources = ray.cluster_resources()
-        gpus = resources.get("GPU", 0)
-        slots = int(gpus or resources.get("CPU", 1))
+        gpus, slots = _start(ray, address)
         task = ray.remote(
             num_cpus=1,
             num_gpus=1 if gpus else 0,

@@ -87,6 +87,22 @@ def sgd_rate(optimizer: Any, point: Mapping[str, Any]) -> Array:
     return rate
 
 
+def _obstacles(
+    recipe: Recipe, names: Collection[str], static: Mapping[str, Any]
+) -> list[str]:
+    """Why the fast engine does not serve, in words; nothing if it does."""
+    found = {
+        "a gradient of one's own": recipe.value_and_grad is not None,
+        "a loss other than losses.nll": recipe.loss is not losses.nll,
+        f"layers wider than {fast.MAX_FAN_IN} units or not plain": not fast.fits(
+            recipe.network
+        ),
+        "batches of each network's own": recipe.own_batches,
+        "another optimizer than plain SGD": not is_sgd(recipe.optimizer, names, static),
+    }
+    return [words for words, true in found.items() if true]
+
+
 def choose(
     recipe: Recipe,
     data: Dataset,
@@ -113,32 +129,19 @@ def choose(
             that does not exist.
         GradientError: a user's gradient that is none.
     """
-    network, own = recipe.network, recipe.value_and_grad
-    obstacles = {
-        "a gradient of one's own": own is not None,
-        "a loss other than losses.nll": recipe.loss is not losses.nll,
-        f"layers wider than {fast.MAX_FAN_IN} units or not plain": not fast.fits(
-            network
-        ),
-    }
-    narrow = not any(obstacles.values())
-    obstacles["batches of each network's own"] = recipe.own_batches
-    if engine != "plain":
-        obstacles["another optimizer than plain SGD"] = not is_sgd(
-            recipe.optimizer, names, static
-        )
-    found = [words for words, true in obstacles.items() if true]
     if engine not in ("auto", "fast", "plain"):
         raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
-    if engine == "fast" and found:
+    network, own = recipe.network, recipe.value_and_grad
+    obstacles = _obstacles(recipe, names, static) if engine != "plain" else []
+    if engine == "fast" and obstacles:
         raise ValueError(
-            f"engine fast: expected what it serves, found {' and '.join(found)}"
+            f"engine fast: expected what it serves, found {' and '.join(obstacles)}"
         )
-    if engine == "fast" or (engine == "auto" and not found and count > FEW):
+    if engine == "fast" or (engine == "auto" and not obstacles and count > FEW):
         by_hand = fast.value_and_grad(network)
         return Method("fast", "by hand", by_hand, in_numpy=False)
     if own is None:
-        if narrow:
+        if recipe.loss is losses.nll and fast.fits(network):
             by_hand = fast.value_and_grad(network)
             return Method("plain", "by hand", by_hand, in_numpy=False)
         autodiff = gradients.by_autodiff(network, recipe.loss)

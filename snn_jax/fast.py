@@ -228,6 +228,41 @@ def _step(
     return new, delta, loss
 
 
+def _steps(
+    many: Params,
+    z: Float[Array, "k B H N"],
+    images: Float[Array, "kB D"],
+    y: Int[Array, "k B"],
+    rate: Float[Array, "1 1 N"],
+    network: MLP,
+    stored: Stored,
+) -> tuple[Params, Array, Array]:
+    """``_step`` for k steps, given the z_1 that the old first weights give to all.
+
+    Returns:
+        New parameters, the errors delta_1 of all images, and the sum of losses.
+    """
+    k, batch_size, *shape = z.shape
+    gram = (images @ images.T).reshape(k, batch_size, -1)
+
+    def run_step(
+        carry: tuple[Params, Array], t: Array
+    ) -> tuple[tuple[Params, Array], Array]:
+        many, deltas = carry  # the errors of steps not yet taken are 0
+        seen = gram[t] @ deltas.reshape(k * batch_size, -1)
+        z_t = z[t] - rate * seen.reshape(batch_size, *shape)
+        if network.biases:
+            z_t = z_t + many["b1"][None]
+        many, delta, loss = _step(many, stored(z_t), y[t], rate, network, stored)
+        deltas = jax.lax.dynamic_update_index_in_dim(deltas, delta, t, 0)
+        return (many, deltas), loss
+
+    (many, deltas), loss = jax.lax.scan(
+        run_step, (many, jnp.zeros_like(z)), jnp.arange(k)
+    )
+    return many, deltas.reshape(-1, *shape), loss.sum(0)
+
+
 @functools.cache
 def value_and_grad(network: MLP) -> ValueAndGrad:
     """``backprop.value_and_grad`` of one network that ``fits``, faster.
@@ -304,27 +339,9 @@ def run_epoch(
             rest, deltas, loss = _step(rest, z, y[batches[0]], rate, network, stored)
         else:
             z = z.reshape(k, batch_size, *z.shape[1:])
-            gram = (images @ images.T).reshape(k, batch_size, -1)
-
-            def run_step(
-                carry: tuple[Params, Array], t: Array
-            ) -> tuple[tuple[Params, Array], Array]:
-                rest, deltas = carry  # the errors of steps not yet taken are 0
-                seen = gram[t] @ deltas.reshape(k * batch_size, -1)
-                z_t = z[t] - rate * seen.reshape(z.shape[1:])
-                if network.biases:
-                    z_t = z_t + rest["b1"][None]
-                rest, delta, loss = _step(
-                    rest, stored(z_t), y[batches[t]], rate, network, stored
-                )
-                deltas = jax.lax.dynamic_update_index_in_dim(deltas, delta, t, 0)
-                return (rest, deltas), loss
-
-            (rest, deltas), loss = jax.lax.scan(
-                run_step, (rest, jnp.zeros_like(z)), jnp.arange(k)
+            rest, deltas, loss = _steps(
+                rest, z, images, y[batches], rate, network, stored
             )
-            loss = loss.sum(0)
-            deltas = deltas.reshape(-1, *deltas.shape[2:])
         W1 = W1 - rate * _first_gradient(images, deltas)
         return {"W1": W1, **rest}, loss
 

@@ -47,7 +47,7 @@ def text_of(lowered: Any) -> str:
 
     >>> import jax.numpy as jnp
     >>> def double(z): return 2 * z
-    >>> def twice(x): return x * 2
+    >>> def twice(x): return 2 * x
     >>> one, other = (jax.jit(f).lower(jnp.ones(3)) for f in (double, twice))
     >>> text_of(one) == text_of(other)
     True

@@ -251,11 +251,7 @@ def run_epoch(
 
 
 def train(
-    key: Key[Array, ""],
-    params: Params,
-    data: Dataset,
-    recipe: Recipe,
-    **point: Any,
+    key: Key[Array, ""], params: Params, data: Dataset, recipe: Recipe, **point: Any
 ) -> tuple[Params, History]:
     """A whole training run, T passes over the training set.
 
@@ -276,17 +272,14 @@ def train(
     >>> recipe = Recipe(MLP((4, 3, 3)), num_epochs=5, batch_size=2)
     >>> params = recipe.network.init(jax.random.key(0))
     >>> data = Dataset(split, split, split)
-    >>> params, history = train(
-    ...     jax.random.key(1), params, data, recipe, learning_rate=0.1
-    ... )
+    >>> key = jax.random.key(1)
+    >>> _, history = train(key, params, data, recipe, learning_rate=0.1)
     >>> history.train_loss.shape, history.valid.loss.shape
     ((5,), (6,))
     """
     network, num_examples = recipe.network, len(data.train.y)
     optimizer = transformation(recipe.optimizer, point)
-    value_and_grad = recipe.value_and_grad or gradients.by_autodiff(
-        network, recipe.loss
-    )
+    autodiff = gradients.by_autodiff(network, recipe.loss)
 
     def look(params: Params) -> tuple[Evaluation, dict[str, Any]]:
         reference = data.train.x[:NUM_REFERENCE]
@@ -301,7 +294,7 @@ def train(
             state,
             order,
             data.train,
-            value_and_grad=value_and_grad,
+            value_and_grad=recipe.value_and_grad or autodiff,
             optimizer=optimizer,
             loss=gradients.mean_loss(network, recipe.loss),
         )

@@ -37,6 +37,7 @@ def result(rng: np.random.Generator) -> xr.Dataset:
             "mean_slope": (tuple(SIZES), 0.25 * ones),
             "saturation": (tuple(SIZES), 0.0 * ones),
             "label_information": (tuple(SIZES)[:4], 0.001 * ones[..., 0]),
+            "label_entropy": np.log(10),
             "verdict": (tuple(SIZES)[:3], np.full(ones.shape[:3], "vanishing")),
         },
         coords={

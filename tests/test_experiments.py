@@ -114,7 +114,7 @@ def check_remedies(printed: str, out: Path) -> None:
     """The cure is named, with its line; pictures, also of the depths."""
     for part in ("What makes it converge?", "Why?", "Which line to change?", "rate"):
         assert part in printed
-    assert 'initializer="centred_orthogonal", gain=4.0' in printed
+    assert "initializer=centred_orthogonal).init(.., scale=4.0)" in printed
     assert max(map(len, printed.splitlines()[:-1])) <= 100
     result = files.load(out)
     accuracy = result.best_test_accuracy.isel(seed=0)

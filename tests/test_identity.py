@@ -31,7 +31,8 @@ NET = MLP((6, 4, 3))
 
 def known(data: Any = DATA, key: Any = None, width: int = 2, **fields: Any) -> Identity:
     """Of a small sweep; without signals, which take longest to lower."""
-    recipe = Recipe(**{"network": NET, "num_epochs": 1, "batch_size": 8} | fields)
+    defaults: dict[str, Any] = {"network": NET, "num_epochs": 1, "batch_size": 8}
+    recipe = Recipe(**defaults | fields)
     axes = {"scale": [0.1, 1.0]}
     if not isinstance(recipe.optimizer, optax.GradientTransformation):
         axes["learning_rate"] = [0.1]
@@ -263,7 +264,7 @@ def test_code_digests() -> None:
 
 def test_other_callbacks_cannot_be_known_again() -> None:
     def activation(z: Any) -> Any:
-        shape = jax.ShapeDtypeStruct(z.shape, z.dtype)
+        shape = jax.eval_shape(jnp.tanh, z)
         return jax.pure_callback(np.tanh, shape, z, vmap_method="expand_dims")
 
     net = Network(

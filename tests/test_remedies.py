@@ -261,7 +261,7 @@ def test_the_rate_is_chosen_on_the_validation_set(small: Dataset) -> None:
 
 
 def test_the_words_say_what_the_numbers_say(small: Dataset) -> None:
-    """Small weights stand still, tanh and Muon cure them; two Adams of three diverge."""
+    """Small weights stand still, tanh and Muon cure them, two of the Adams diverge."""
     accuracies = {"none": [0.1], "tanh": [0.9], "biases": [0.104], "Muon": [0.95]}
     accuracies["Adam"] = [np.nan, np.nan, 0.95]
     raced = []

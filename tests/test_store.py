@@ -38,7 +38,8 @@ def make(
     small: Dataset, seed: int = 7, axes: Any = None, width: int = 2, **fields: Any
 ) -> Sweep:
     """12 networks in 6 chunks, trained on 320 images for two epochs."""
-    recipe = Recipe(**{"network": NET, "num_epochs": 2, "batch_size": 16} | fields)
+    defaults: dict[str, Any] = {"network": NET, "num_epochs": 2, "batch_size": 16}
+    recipe = Recipe(**defaults | fields)
     return Sweep(
         jax.random.key(seed), small, recipe, axes or AXES, seeds=3, width=width
     )
