@@ -227,7 +227,7 @@ class Identity:
         ]
 
 
-@functools.lru_cache(maxsize=4)
+@functools.lru_cache(maxsize=1)
 def identity_of(sweep: Sweep) -> Identity:
     """The identity of a sweep, worked out once: its programs have to be lowered."""
     return Identity(sweep)
