@@ -201,9 +201,10 @@ def singular_values(
         W = params["weights"]
         _, z = network.forward(W, params["image"])
         J = jnp.stack([W[f"W{i + 1}"] * slope(tanh, z[i - 1]).T for i in range(1, 5)])
-        # float32 is enough: networks differ in the third digit.
-        values = jnp.linalg.svd(J.astype(jnp.float32), compute_uv=False)
-        return {"singular_value": values.mean()}
+        # One at a time: the LAPACK calls of a batch wait for each other for ever in jax
+        # 0.10.2. In float32, which is enough: networks differ in the third digit.
+        svd = partial(jnp.linalg.svd, compute_uv=False)
+        return {"singular_value": jax.lax.map(svd, J.astype(jnp.float32)).mean()}
 
     both = Network(init, apply)
     return untrained(both, images, observe, seeds=min(seeds, 4), width=1)
