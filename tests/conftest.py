@@ -17,8 +17,7 @@ if "JAX_COMPILATION_CACHE_DIR" not in os.environ:
     os.environ["JAX_COMPILATION_CACHE_DIR"] = cache
     os.environ["JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS"] = "0"
     os.environ["JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES"] = "-1"
-# Compiled in less than half the time, scripts too: most of what the suite takes is
-# compiling.
+# Compiled in less than half the time: most of what the suite takes is compiling.
 os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
 # Two devices, as on a machine with two cores, so that networks are split over them.
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"

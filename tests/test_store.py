@@ -324,18 +324,24 @@ def test_shards_share_the_work(
 def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
     script = (
         "import sys; from pathlib import Path; from snn_jax import files, identity\n"
-        "try:\n"
-        "    with files.held(Path(sys.argv[1]), eval(sys.argv[2])): print('in')\n"
-        "except identity.RunError as error: print(error)\n"
+        "for line in sys.stdin:\n"
+        "    try:\n"
+        "        with files.held(Path(sys.argv[1]), eval(line)): print('in', flush=True)\n"
+        "    except identity.RunError as error: print(error, flush=True)\n"
+    )
+    other = subprocess.Popen(
+        [sys.executable, "-c", script, str(tmp_path)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+        bufsize=1,
     )
 
     def ask(shard: str) -> str:
-        return subprocess.run(
-            [sys.executable, "-c", script, str(tmp_path), shard],
-            capture_output=True,
-            text=True,
-            check=True,
-        ).stdout.strip()
+        assert other.stdin is not None
+        assert other.stdout is not None
+        other.stdin.write(shard + "\n")
+        return other.stdout.readline().strip()
 
     with files.held(tmp_path):
         assert f"found process {os.getpid()} on" in ask("(1, 1)")
@@ -344,6 +350,7 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         assert "found process" in ask("(1, 1)")
         assert ask("(1, 3)") == "in"
     assert ask("(1, 1)") == "in"
+    other.communicate()
 
 
 def check_mutation(
