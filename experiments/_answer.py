@@ -4,6 +4,7 @@ Every function takes the labelled result of ``sweep.sweep`` with the axes scale 
 learning_rate and the variable ``verdict`` of ``diagnosis.verdicts``.
 """
 
+import math
 from typing import Any
 
 import numpy as np
@@ -11,10 +12,17 @@ import xarray as xr
 from _words import counted, number, percent
 
 from snn_jax import diagnosis
+from snn_jax.datasets import Dataset
 
 # First over last layer's gradient below which "vanishing" is a word for it: scale 1,
 # which trains, lies at 0.01.
 VANISHING_RATIO = 1e-3
+# Of what a probe reads from the first hidden layer, what it reads from the last where
+# nothing is lost.
+KEPT = 0.8
+# Images that the linear classifier is fitted to and tried on, and its ridge.
+NUM_FITTED = 5000
+RIDGE = 1e-3
 # Accuracies closer than this are the same number of images, in float32.
 SAME_ACCURACY = 1e-6
 
@@ -43,6 +51,22 @@ class Groups:
         return (
             f"{int(np.isin(cells, wanted).sum())} of {counted(cells.size, 'network')}"
         )
+
+    def median_loss(self, scales: list[float]) -> float:
+        """On validation images, in the end."""
+        last = self.result.valid_loss.isel(epoch=-1)
+        return float(last.sel(scale=scales).median(skipna=True))
+
+    def on_plateau(self, scales: list[float]) -> bool:
+        """Whether the loss in the middle is that of the best constant output."""
+        away = self.median_loss(scales) - float(self.result.plateau_loss)
+        entropy = float(self.result.label_entropy)
+        return abs(away) < diagnosis.LEFT_PLATEAU * entropy
+
+    def fastest(self, scales: list[float]) -> float:
+        """Share by which the layer that moves most moved in the last epoch."""
+        last = self.result.weight_change.isel(epoch=-1)
+        return float(last.sel(scale=scales).max("layer").median(skipna=True))
 
     def median_accuracy(self, scales: list[float]) -> float:
         """On test images, of the networks that have one."""
@@ -85,8 +109,45 @@ def of_scale(result: xr.Dataset, scale: float) -> dict[str, Any]:
     return {name: float(value) for name, value in found.items()}
 
 
-def facts(result: xr.Dataset, kind: str = "digit") -> dict[str, Any]:
-    """All that the words need to know, by name; kind is "digit", or else "class"."""
+def of_data(dataset: Dataset) -> dict[str, Any]:
+    """What the words say of the data, before they blame the network.
+
+    ``linear`` is the accuracy on validation images of a linear classifier of the
+    pixels, fitted by least squares: whether there is anything to read.
+    """
+    x, y = (values[:NUM_FITTED] for values in dataset.train)
+    labels = np.unique(y)
+    x_valid, y_valid = (values[:NUM_FITTED] for values in dataset.valid)
+    mean = x.mean(axis=0, dtype=float)
+    x, x_valid = x - mean, x_valid - mean
+    # A ridge: there may be fewer images than pixels.
+    gram = x.T @ x + RIDGE * len(x) * np.eye(x.shape[1])
+    shares = (y[:, None] == labels).mean(axis=0)
+    weights = np.linalg.solve(gram, x.T @ ((y[:, None] == labels) - shares))
+    said = labels[(x_valid @ weights + shares).argmax(axis=1)]
+    linear = float((said == y_valid).mean())
+    commonest = float((y_valid == labels[shares.argmax()]).mean())
+    noise = 3 * math.sqrt(commonest * (1 - commonest) / len(y_valid))
+    return {
+        "train": len(dataset.train.y),
+        "same": bool((dataset.train.x == dataset.train.x[0]).all()),
+        "largest": float(dataset.train.x.max()),
+        "linear": linear,
+        "commonest": commonest,
+        "readable": linear > commonest + noise,
+    }
+
+
+def facts(
+    result: xr.Dataset, data: dict[str, Any], kind: str = "digit"
+) -> dict[str, Any]:
+    """All that the words need to know, by name; kind is "digit", or else "class".
+
+    Args:
+        result: of the sweep, with verdicts.
+        data: as from ``of_data``.
+        kind: what the images show.
+    """
     groups = Groups(result)
     at = {scale: of_scale(result, scale) for scale in groups.commonest}
     verdicts = dict.fromkeys(groups.commonest.values())
@@ -97,6 +158,8 @@ def facts(result: xr.Dataset, kind: str = "digit") -> dict[str, Any]:
         "plateau": float(result.plateau_loss),
         "entropy": float(result.label_entropy),
         "groups": groups,
+        "data": data,
+        "KEPT": KEPT,
         "at": at,
         "small": [s for s in groups.stuck if at[s]["ratio"] < VANISHING_RATIO],
         "epochs": int(result.epoch[-1]),

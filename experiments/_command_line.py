@@ -15,15 +15,18 @@ import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Annotated, Any, Protocol, TypeVar
+from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
 import tyro
+
+if TYPE_CHECKING:
+    from snn_jax.datasets import Dataset
 
 DataPath = Annotated[
     Path | None,
     tyro.conf.arg(
         metavar="PATH",
-        help="mnist.pkl.gz, an npz or a folder of IDX files.",
+        help="mnist.pkl.gz, npz, IDX, CSV, ARFF or Parquet, or a folder of them.",
         help_behavior_hint="(default: the MNIST that comes with the package)",
     ),
 ]
@@ -81,6 +84,37 @@ def expect_batch_size(value: int, num_examples: int) -> None:
         f"at most {num_examples}, the number of training images",
         value,
     )
+
+
+def load(path: Path | None, *, like_mnist: bool = False) -> "tuple[Dataset, str]":
+    """The data, and in a line what was decided about them, which is printed too.
+
+    Args:
+        path: as the flag gives it; None is MNIST.
+        like_mnist: whether nothing but 784 pixels and 10 classes makes sense.
+
+    Raises:
+        DataError: the files cannot be used.
+        SettingError: they are not like MNIST.
+    """
+    from snn_jax import datasets, mnist
+
+    data, notes = mnist.read(path)
+    num_pixels, num_classes = data.train.x.shape[1], datasets.num_classes(data)
+    expect(
+        not like_mnist or (num_pixels, num_classes) == (784, 10),
+        "--data",
+        "images of 784 pixels in 10 classes, as in MNIST",
+        f"{num_pixels} pixels, {num_classes} classes",
+    )
+    counts = " + ".join(str(len(split.y)) for split in data)
+    said = (
+        f"{counts} images to learn from, to watch and to test on, of {num_pixels} "
+        f"pixels in {num_classes} classes; {'; '.join(notes)}"
+    )
+    if path is not None:
+        print(f"{path}: {said}.", flush=True)
+    return data, said
 
 
 def make_folder(path: Path) -> None:
@@ -217,9 +251,9 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except ValueError as error:
+        from snn_jax.containers import DataError
         from snn_jax.gradients import GradientError
         from snn_jax.identity import RunError
-        from snn_jax.mnist import DataError
 
         # Mistakes of the user. Those of the program keep their traceback.
         if not isinstance(error, SettingError | DataError | RunError | GradientError):

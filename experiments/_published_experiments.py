@@ -16,7 +16,7 @@ import optax
 import xarray as xr
 from scipy.optimize import minimize_scalar
 
-from snn_jax import gradients, losses, meanfield, mnist
+from snn_jax import gradients, losses, meanfield
 from snn_jax.activations import Activation, relu, sigmoid, slope, tanh
 from snn_jax.datasets import Dataset, Split
 from snn_jax.initializers import Initializer, glorot_uniform, lecun, normal
@@ -42,8 +42,7 @@ def net(
     initializer: Initializer = glorot_uniform,
 ) -> MLP:
     """From pixels to digits, with so many units in the hidden layers."""
-    sizes = (mnist.NUM_PIXELS, *hidden, mnist.NUM_CLASSES)
-    return MLP(sizes, activation, initializer=initializer)
+    return MLP((784, *hidden, 10), activation, initializer=initializer)
 
 
 def sgd(learning_rate: float, decay: float) -> optax.GradientTransformation:

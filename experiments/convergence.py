@@ -150,9 +150,9 @@ def main(settings: Settings) -> int:
     )
     from tqdm import tqdm
 
-    from snn_jax import files, mnist, store
+    from snn_jax import files, store
 
-    dataset = mnist.load(settings.data)
+    dataset, said = command_line.load(settings.data)
     command_line.expect_batch_size(settings.batch_size, len(dataset.train.y))
     num_bytes = bytes_per_network(settings) * settings.num_networks
     # Chunks, and the result made of them.
@@ -182,19 +182,20 @@ def main(settings: Settings) -> int:
             sweep.assemble(store.read_chunks(chunks / name, sweep))
             for name, sweep in wanted.items()
         ]
-        show(settings, dataset, *found)
+        show(settings, dataset, said, *found)
     return 0
 
 
-def network_of(settings: Settings) -> "MLP":
-    """The network that the settings ask for."""
-    from snn_jax import mnist
+def network_of(settings: Settings, dataset: "Dataset") -> "MLP":
+    """The network that the settings ask for, between pixels and classes."""
+    from snn_jax import datasets
     from snn_jax.activations import ACTIVATIONS
     from snn_jax.initializers import INITIALIZERS
     from snn_jax.networks import MLP
 
+    hidden = (settings.width,) * settings.depth
     return MLP(
-        (mnist.NUM_PIXELS, *(settings.width,) * settings.depth, mnist.NUM_CLASSES),
+        (dataset.train.x.shape[1], *hidden, datasets.num_classes(dataset)),
         ACTIVATIONS[settings.activation],
         settings.biases,
         INITIALIZERS[settings.initializer],
@@ -218,7 +219,7 @@ def sweeps(settings: Settings, dataset: "Dataset") -> "dict[str, Sweep]":
     from snn_jax.recipe import Recipe
     from snn_jax.sweep import Sweep
 
-    key, deep = jax.random.key(0), network_of(settings)
+    key, deep = jax.random.key(0), network_of(settings, dataset)
     recipe = Recipe(deep, num_epochs=settings.epochs, batch_size=settings.batch_size)
     axes = {"scale": settings.scales, "learning_rate": settings.learning_rates}
     found = {"networks": Sweep(key, dataset, recipe, axes, seeds=settings.seeds)}
@@ -263,6 +264,7 @@ def complete(
 def show(
     settings: Settings,
     dataset: "Dataset",
+    said: str,
     result: "xr.Dataset",
     by_depth: "xr.Dataset | None" = None,
 ) -> None:
@@ -278,6 +280,7 @@ def show(
     add_theory(settings, dataset, result)
     method = {f"training {k}": result.attrs[k] for k in ("engine", "gradient", "width")}
     made_with = asdict(settings) | {"commit": command_line.commit()} | method
+    made_with["what was read"] = said
     files.save(settings.out, result, made_with)
     with files.replacing(settings.out / "networks.csv") as file:
         results.to_table(result).to_csv(file, index=False)
@@ -288,7 +291,9 @@ def show(
         with files.replacing(settings.out / "depth.nc") as file:
             by_depth.to_netcdf(file, engine="scipy")
 
-    facts = _answer.facts(result, "class" if settings.data else "digit")
+    facts = _answer.facts(
+        result, _answer.of_data(dataset), "class" if settings.data else "digit"
+    )
     facts["settings"] = settings
     notes = _words.answers("convergence_notes.md.j2", **facts)
     answers = _words.answers("convergence.md.j2", **facts)
@@ -312,7 +317,7 @@ def add_theory(settings: Settings, dataset: "Dataset", result: "xr.Dataset") -> 
 
     from snn_jax import comparison
 
-    network = network_of(settings)
+    network = network_of(settings, dataset)
     if settings.initializer != "normal":
         return  # the formulas are for independent normal weights
     few = [values[:NUM_THEORY_IMAGES] for values in dataset.train]
@@ -349,7 +354,7 @@ def page(
     critical = None
     if by_depth is not None and "depth_scale" in by_depth:
         drawn["depth_map"] = figures.depth_map(by_depth)
-        activation = network_of(settings).activation
+        activation = network_of(settings, dataset).activation
         sigma_w = meanfield.critical_sigma_w(activation=activation)
         critical = sigma_w / settings.width**0.5
     return _words.sections(
@@ -404,7 +409,7 @@ def representations(
     x, y = (values[:NUM_SHOWN_IMAGES] for values in dataset.train)
     scales = result.scale.values
     chosen = scales[np.unique(np.linspace(0, len(scales) - 1, 3).astype(int))]
-    network = network_of(settings)
+    network = network_of(settings, dataset)
     key = training.weights_key(jax.random.key(0), 0)
     maps = [
         signals.main_planes(network, network.init(key, scale=float(scale)), x)

@@ -42,9 +42,9 @@ def main(settings: Settings) -> int:
     import numpy as np
     from tqdm import tqdm
 
-    from snn_jax import backprop, gradcheck, gradients, mnist, networks
+    from snn_jax import backprop, gradcheck, gradients, networks
 
-    train = mnist.load(settings.data).train
+    train = command_line.load(settings.data, like_mnist=True)[0].train
     command_line.expect_batch_size(settings.batch_size, len(train.y))
     x, y = train.x[: settings.batch_size], train.y[: settings.batch_size]
     nets = {

@@ -384,9 +384,10 @@ def answer(verdicts: list[Verdict]) -> dict[str, list[str]]:
 def main(settings: Settings) -> int:
     """Runs the experiments, writes everything, prints the table and the answer."""
     command_line.make_folder(settings.out)
-    from snn_jax import files, mnist, report
+    from snn_jax import files, report
 
-    found = measure(settings, mnist.load(settings.data))
+    data, _ = command_line.load(settings.data, like_mnist=True)
+    found = measure(settings, data)
     rows = [row for row in ROWS if set(row.ours) <= set(found)]
     verdicts = [judge(row, row.measured(found)) for row in rows]
     made_with = asdict(settings) | {"commit": command_line.commit()}

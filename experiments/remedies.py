@@ -337,8 +337,6 @@ def loaded(settings: Settings) -> "Dataset":
     """The images, once all flags make sense; raises SettingError."""
     from _catalogue import COMBINED, SINGLE
 
-    from snn_jax import mnist
-
     names = [r.name for r in (*SINGLE, *COMBINED)]
     for name in settings.only:
         wanted = f"one of {', '.join(names)}"
@@ -347,7 +345,7 @@ def loaded(settings: Settings) -> "Dataset":
         wanted = f"a remedy for {depth} layers that --recipe-epochs does not leave out"
         found = " ".join(settings.only)
         command_line.expect(bool(chosen(settings, depth)), "--only", wanted, found)
-    data = mnist.load(settings.data)
+    data, _ = command_line.load(settings.data, like_mnist=True)
     size, most = settings.batch_size, len(data.train.y) // LOOKS
     wanted = f"at most {most}, a tenth of the training images"
     command_line.expect(size <= most, "--batch-size", wanted, size)

@@ -6,7 +6,7 @@ Trains it on MNIST with stochastic gradient descent, with the gradients derived 
 or by autodiff: the curves are the same. Biases start at 0, weights at N(0, 0.1^2).
 """
 
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
@@ -47,18 +47,20 @@ def main(settings: Settings) -> int:
     import jax
     from tqdm import tqdm
 
-    from snn_jax import backprop, files, gradients, mnist
+    from snn_jax import backprop, datasets, files, gradients
     from snn_jax.networks import SHALLOW
     from snn_jax.recipe import Recipe
     from snn_jax.sweep import sweep
 
-    data = mnist.load(settings.data)
+    data, said = command_line.load(settings.data)
     command_line.expect_batch_size(settings.batch_size, len(data.train.y))
     by_hand = settings.gradient == "manual"
     gradient_of = backprop.value_and_grad if by_hand else gradients.by_autodiff
+    ends = (data.train.x.shape[1], datasets.num_classes(data))
+    network = replace(SHALLOW, sizes=(ends[0], *SHALLOW.sizes[1:-1], ends[1]))
     recipe = Recipe(
-        SHALLOW,
-        value_and_grad=gradient_of(SHALLOW),
+        network,
+        value_and_grad=gradient_of(network),
         num_epochs=settings.epochs,
         batch_size=settings.batch_size,
     )
@@ -67,6 +69,7 @@ def main(settings: Settings) -> int:
     with tqdm(total=settings.epochs, desc="training", unit="epoch") as bar:
         result = sweep(key, data, recipe, axes, report=bar.update)
     made_with = asdict(settings) | {"commit": command_line.commit()}
+    made_with["what was read"] = said
     files.save(settings.out, result, made_with)
 
     one = result.isel(scale=0, learning_rate=0, seed=0)

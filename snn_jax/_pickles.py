@@ -13,8 +13,11 @@ from typing import Any, NamedTuple, NoReturn
 
 import numpy as np
 
-# A pickle of six arrays takes about a hundred operations.
+# A pickle of six arrays takes about a hundred operations. A label that is a NumPy
+# number may take a few more; whole numbers in a list are not counted.
 MAX_OPERATIONS = 2000
+OPERATIONS_A_NUMBER = 12
+SPLITS = ("train", "valid", "test")
 
 
 class RawArray(NamedTuple):
@@ -26,8 +29,11 @@ class RawArray(NamedTuple):
     fortran: bool
 
 
-def read(file: io.BufferedIOBase, size: int) -> list[tuple[RawArray, RawArray]]:
-    """The pairs (x, y) of a pickle ((x, y), (x, y), (x, y)).
+def read(file: io.BufferedIOBase, size: int) -> list[tuple[str, RawArray | np.ndarray]]:
+    """The arrays of a pickle ((x, y), (x, y), (x, y)), named train/x, train/y, ..
+
+    Two pairs are train and test; six or four arrays are x, y, x, y, .. or all x and
+    then all y. Labels may be a list of numbers.
 
     Args:
         file: open at the beginning of the pickle.
@@ -37,8 +43,37 @@ def read(file: io.BufferedIOBase, size: int) -> list[tuple[RawArray, RawArray]]:
         pickle.UnpicklingError: it does or holds anything else. A broken program can
             also fail in any other way.
     """
-    train, valid, test = _ArrayUnpickler(_BoundedFile(file, size)).load()
-    return [(x.raw(), y.raw()) for x, y in (train, valid, test)]
+    found = _ArrayUnpickler(_BoundedFile(file, size)).load()
+    if not isinstance(found, tuple | list) or len(found) not in (2, 3, 4, 6):
+        raise pickle.UnpicklingError("it holds something else than pairs of arrays")
+    if len(found) in (4, 6) and isinstance(found[0], _PickledArray):
+        half = len(found) // 2
+        parts = [_values(part) for part in found]
+        # x, x, x, y, y, y: the second is like the first.
+        blocks = parts[1].shape[1:] == parts[0].shape[1:]
+        xs, ys = (parts[:half], parts[half:]) if blocks else (parts[::2], parts[1::2])
+    else:
+        xs, ys = zip(*((_values(x), _values(y)) for x, y in found), strict=True)
+    names = SPLITS if len(xs) == 3 else ("train", "test")
+    if len(names) != len(xs):
+        raise pickle.UnpicklingError(f"it holds {len(xs)} pairs")
+    return [
+        (f"{name}/{role}", values)
+        for name, x, y in zip(names, xs, ys, strict=True)
+        for role, values in (("x", x), ("y", y))
+    ]
+
+
+def _values(part: Any) -> "RawArray | np.ndarray":
+    """An array, or the labels of a list of numbers."""
+    if isinstance(part, _PickledArray):
+        return part.raw()
+    if isinstance(part, list | tuple) and part:
+        if all(isinstance(value, _PickledScalar) for value in part):
+            part = [value.number() for value in part]
+        if all(type(value) in (int, bool) and abs(value) < 2**31 for value in part):
+            return np.array(part, np.int64)
+    raise pickle.UnpicklingError("it holds something else than arrays")
 
 
 class _Constructor:
@@ -78,6 +113,27 @@ class _PickledDtype:
         if not isinstance(order, str) or order not in ("<", ">", "|", "="):
             raise pickle.UnpicklingError("it holds an unknown byte order")
         self.dtype = self.dtype.newbyteorder(order)  # type: ignore[arg-type]
+
+
+class _PickledScalar:
+    """Stands for numpy.int64(..) and the like, as NumPy pickles them."""
+
+    __slots__ = ("content", "dtype")
+
+    def __init__(self, dtype: Any, content: Any) -> None:
+        self.dtype, self.content = dtype, content
+
+    def number(self) -> int:
+        """Its value, a whole number."""
+        content = self.content
+        if isinstance(content, str):
+            content = content.encode("latin1")
+        if not (isinstance(self.dtype, _PickledDtype) and isinstance(content, bytes)):
+            raise pickle.UnpicklingError("it holds a number of something else")
+        dtype = self.dtype.dtype
+        if dtype.kind not in "ui" or len(content) != dtype.itemsize:
+            raise pickle.UnpicklingError("it holds labels that are no whole numbers")
+        return int(np.frombuffer(content, dtype)[0])
 
 
 class _PickledArray:
@@ -168,6 +224,10 @@ class _ArrayUnpickler(pickle._Unpickler):
         if self.num_operations > MAX_OPERATIONS:
             raise pickle.UnpicklingError(f"it takes over {MAX_OPERATIONS} operations")
 
+    def scalar(self, *args: Any) -> "_PickledScalar":
+        self.num_operations -= OPERATIONS_A_NUMBER
+        return _PickledScalar(*args)
+
     def load_bytearray8(self) -> None:
         (size,) = struct.unpack("<Q", self.read(8))  # type: ignore[attr-defined]
         content = self.read(size)  # type: ignore[attr-defined]
@@ -192,6 +252,8 @@ class _ArrayUnpickler(pickle._Unpickler):
             ("numpy._core.multiarray", "_reconstruct"): _PickledArray,
             ("numpy.core.numeric", "_frombuffer"): _PickledArray.from_buffer,
             ("numpy._core.numeric", "_frombuffer"): _PickledArray.from_buffer,
+            ("numpy.core.multiarray", "scalar"): self.scalar,
+            ("numpy._core.multiarray", "scalar"): self.scalar,
             ("numpy", "ndarray"): _PickledArray,
             ("numpy", "dtype"): _PickledDtype,
             ("_codecs", "encode"): self.encode,
@@ -209,7 +271,17 @@ def _counted(load: Callable[[Any], None]) -> Callable[[Any], None]:
     return operation
 
 
+# What lists of whole numbers are made of: as many as there are bytes do no harm.
+_FREE = (pickle.INT, pickle.BININT, pickle.BININT1, pickle.BININT2, pickle.APPEND)
+
+
+def _allowed(code: int, load: Callable[[Any], None]) -> Callable[[Any], None]:
+    """What happens at an opcode."""
+    if bytes([code]) in _FREE:
+        return load
+    return _counted(load) if bytes([code]) in _OPCODES else _ArrayUnpickler.refuse
+
+
 _ArrayUnpickler.dispatch = {
-    code: _counted(load) if bytes([code]) in _OPCODES else _ArrayUnpickler.refuse
-    for code, load in pickle._Unpickler.dispatch.items()
+    code: _allowed(code, load) for code, load in pickle._Unpickler.dispatch.items()
 } | {pickle.BYTEARRAY8[0]: _counted(_ArrayUnpickler.load_bytearray8)}

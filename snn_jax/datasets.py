@@ -119,6 +119,15 @@ def checked(data: Any, output_shape: tuple[int, ...] | None = None) -> Dataset:
     return whole
 
 
+def num_classes(data: Dataset) -> int:
+    """Of labels from 0 on, in all three splits.
+
+    >>> num_classes(Dataset(*[Split(np.ones((3, 2)), np.array([0, 2, 1]))] * 3))
+    3
+    """
+    return 1 + max(int(np.max(split.y)) for split in data)
+
+
 def digest(data: Dataset) -> str:
     """SHA-256 of all numbers, by which a run knows its data again."""
     found = hashlib.sha256()

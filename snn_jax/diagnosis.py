@@ -1,8 +1,9 @@
 """What is wrong with a network: one verdict each, with the numbers that decided it.
 
-A verdict is drawn from three curves over the epochs seen so far, T of them:
+A verdict is drawn from curves over the epochs seen so far, T of them:
 
     information   plateau loss - loss: what the network knows of the targets
+    training      the same of the training loss
     spread        standard deviation over examples of the top hidden layer: the plateau
                   is a saddle, and long before the loss moves the differences between
                   examples grow, by a factor an epoch, until they are large enough to
@@ -35,11 +36,14 @@ LEFT_PLATEAU = 0.02 / TEN_CLASSES
 LEARNED = 0.5
 # A loss this far above H0 is worse than knowing nothing, by more than noise.
 WORSE_THAN_PLATEAU = 0.3 / TEN_CLASSES
+# And one this far above it, and above where it was, does not come back.
+HOPELESS = 10.0
 # What a network would gain at its present rate if it ran as long again. A converged one
 # gains less than the first, one that learns more than the second.
 CONVERGED_GAIN = 0.1 / TEN_CLASSES
 LEARNING_GAIN = 0.25 / TEN_CLASSES
-# A converged network stays within this of where it is.
+# A converged network stays within this of where it is; one that is this much below its
+# own best has lost something.
 CONVERGED_CHANGE = 0.3 / TEN_CLASSES
 # From this share of saturated units on, layer after layer, the input hardly matters.
 MOSTLY_SATURATED = 0.7
@@ -75,19 +79,27 @@ KINDS = (
          "of what there is to know", 4, "nothing, or a wider network"),
     Kind("learning", "will know more than now", 4, "train longer"),
     Kind("slow",
-         "has left the plateau but will not have learned half of what there is to know",
-         2, "a larger learning rate"),
+         "moves, but too little to learn half of what there is to know", 2,
+         "a larger learning rate"),
     Kind("vanishing",
          "is stuck on the plateau, no better than one constant output, and will still "
          "be", 2, "a larger init scale, so that gradients reach the first layer"),
     Kind("saturated",
          "has most units saturated and will not learn half of what there is to know",
          4, "a smaller init scale, so that units can move"),
-    Kind("diverged", "has no finite loss, or one worse than guessing", 4,
+    Kind("diverged",
+         "has no finite loss, or one worse than guessing and than before training", 4,
          "a smaller learning rate"),
     Kind("too early to tell",
-         "is on the plateau, and may leave it within four times as many epochs",
+         "knows nothing yet, and may learn within four times as many epochs",
          4, "train longer before judging"),
+    Kind("overfitting",
+         "knows less of new examples than at its best, though it knows the training "
+         "examples better, and will not get far beyond its best", 4,
+         "to stop at its best epoch, more data or a smaller network"),
+    Kind("getting worse",
+         "knows less than at its best, and will not get far beyond it", 4,
+         "a smaller learning rate, or to stop at its best epoch"),
 )  # fmt: skip
 NAMES = tuple(kind.name for kind in KINDS)
 BY_NAME = {kind.name: kind for kind in KINDS}
@@ -106,6 +118,7 @@ class Verdict(NamedTuple):
         saturation: of the hidden layers above the first; NaN if not known.
         epochs_to_leave: for a network on the plateau, epochs until its examples differ
             enough to leave, at the growth of the second half, NaN if not known; else 0.
+        best: the information at its best epoch.
     """
 
     kind: Kind
@@ -114,11 +127,15 @@ class Verdict(NamedTuple):
     gain: float
     saturation: float
     epochs_to_leave: float
+    best: float
 
     def __str__(self) -> str:
         evidence = f"information {self.information:.3f} of {self.label_entropy:.3f}"
-        if self.kind.name in ("converged", "learning", "slow", "diverged"):
+        moves = self.kind.name in ("converged", "learning", "slow", "diverged")
+        if moves and np.isfinite(self.gain):
             evidence += f", gain {self.gain:+.3f} in as many epochs again"
+        if self.kind.name in ("overfitting", "getting worse"):
+            evidence += f", {self.best:.3f} at its best"
         if self.kind.name == "saturated":
             evidence += f", {100 * self.saturation:.0f} % of the units saturated"
         if self.kind.name in ("vanishing", "too early to tell"):
@@ -144,12 +161,24 @@ def _epochs_to_leave(spread: np.ndarray) -> float:
     return float(np.log(READY_TO_LEAVE / now) / growth)
 
 
+def _gain(known: np.ndarray) -> float:
+    """In as many epochs again, at the pace of the last quarter; NaN skipped."""
+    num_epochs = len(known) - 1
+    latest = num_epochs - max(1, num_epochs // 4)
+    seen = [i for i in range(latest + 1) if np.isfinite(known[i])]
+    if not seen:
+        return float("nan")
+    back = num_epochs - seen[-1]
+    return float(known[-1] - known[seen[-1]]) * num_epochs / back
+
+
 def diagnose(
-    information: np.ndarray,
-    spread: np.ndarray,
-    saturation: np.ndarray,
+    information: Any,
+    spread: Any,
+    saturation: Any,
     *,
     label_entropy: float,
+    training: Any = None,
 ) -> Verdict:
     """The verdict on one network from its first T epochs.
 
@@ -161,41 +190,81 @@ def diagnose(
             first, or of the first if it is the only one; NaN if not known: then no
             network is called saturated.
         label_entropy: H0, all that there is to know, in the unit of the information.
+        training: (T + 1,) H0 - training loss, if known: it tells overfitting.
 
     Raises:
-        ValueError: fewer than one epoch, or nothing to know.
+        ValueError: fewer than one epoch, curves of different lengths, or nothing to
+            know.
 
     >>> flat = np.zeros(11)
     >>> print(diagnose(flat, 1e-9 * np.ones(11), flat, label_entropy=np.log(10)))
     vanishing: information 0.000 of 2.303, to leave the plateau: never; first try a \
 larger init scale, so that gradients reach the first layer
     """
-    num_epochs = len(information) - 1
-    if num_epochs < 1:
-        raise ValueError(f"epochs: expected at least 1, found {num_epochs}")
+    unknown = np.full(np.shape(information), np.nan)
+    curves = [
+        information,
+        spread,
+        saturation,
+        unknown if training is None else training,
+    ]
+    shapes = [np.shape(curve) for curve in curves]
+    if len(shapes[0]) != 1 or set(shapes) != {shapes[0]}:
+        raise ValueError(f"curves: expected one of each, (T + 1,), found {shapes}")
+    if len(information) < 2:
+        raise ValueError(f"epochs: expected at least 1, found {len(information) - 1}")
     if not label_entropy > 0:
         raise ValueError(f"label_entropy: expected above 0, found {label_entropy}")
-    back = max(1, num_epochs // 4)
     H0 = float(label_entropy)
-    before, now = (float(information[i]) / H0 for i in (-1 - back, -1))
-    gain = (now - before) * num_epochs / back
+    known, seen = np.asarray(information) / H0, np.asarray(curves[3]) / H0
     saturated = float(saturation[-1])
+    gain, now = _gain(known), float(known[-1])
+    best = float(max(known[np.isfinite(known)], default=np.nan))
     to_leave = 0.0
-
-    if not np.isfinite(now) or (now < -WORSE_THAN_PLATEAU and gain < LEARNING_GAIN):
-        name = "diverged"
-    elif now >= LEARNED:
-        name = "converged" if gain < CONVERGED_GAIN else "learning"
+    if (name := _without_layers(known, gain, best, seen[-1])) is not None:
+        pass
     elif saturated > MOSTLY_SATURATED and (now < LEFT_PLATEAU or gain < LEARNING_GAIN):
         name = "saturated"
     elif now > LEFT_PLATEAU:
         name = "learning" if gain > LEARNING_GAIN else "slow"
+    elif now < -WORSE_THAN_PLATEAU:
+        name = "too early to tell" if gain > LEARNING_GAIN else "slow"
     else:
-        to_leave = _epochs_to_leave(spread)
-        beyond = (BY_NAME["vanishing"].horizon - 1) * num_epochs
-        stuck = to_leave > SAFETY * beyond and now > -WORSE_THAN_PLATEAU
+        to_leave = _epochs_to_leave(np.asarray(spread))
+        beyond = (BY_NAME["vanishing"].horizon - 1) * (len(known) - 1)
+        stuck = to_leave > SAFETY * beyond
         name = "vanishing" if stuck else "too early to tell"
-    return Verdict(BY_NAME[name], H0 * now, H0, H0 * gain, saturated, to_leave)
+    return Verdict(
+        BY_NAME[name], H0 * now, H0, H0 * gain, saturated, to_leave, H0 * best
+    )
+
+
+def _without_layers(
+    known: np.ndarray, gain: float, best: float, seen: float
+) -> str | None:
+    """The verdict if the loss alone decides it, else None; all as shares of H0.
+
+    Args:
+        known: information after epochs 0 to T.
+        gain: as from ``_gain``.
+        best: the largest of known.
+        seen: of the training examples at the end; NaN if not known.
+    """
+    start, now = float(known[0]), float(known[-1])
+    recovers = gain >= LEARNING_GAIN
+    if not np.isfinite(now):
+        return "diverged"
+    if best - now > CONVERGED_CHANGE and not recovers:
+        if seen - now > CONVERGED_CHANGE and seen > LEFT_PLATEAU:
+            return "overfitting"
+        if best > LEFT_PLATEAU and now > -WORSE_THAN_PLATEAU:
+            return "getting worse"
+    lost = now < -HOPELESS or not recovers
+    if now < -WORSE_THAN_PLATEAU and not now >= start and lost:
+        return "diverged"
+    if now >= LEARNED:
+        return "converged" if gain < CONVERGED_GAIN else "learning"
+    return None
 
 
 def _spread(result: xr.Dataset) -> xr.DataArray:
@@ -241,8 +310,8 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
 
     Of a network whose layers are not known the evidence is ``gradient_rms``, by which
     one array of its parameters is reached so much less than another, and
-    ``weight_change``, if it stands still. Without signals nothing is called vanishing;
-    without ``saturation`` nothing saturated.
+    ``weight_change``, if it stands still. Nothing is called vanishing without signals,
+    saturated without ``saturation``, overfitting without ``train_loss``.
 
     Args:
         result: as from ``sweep.sweep``, with any axes and any loss.
@@ -260,10 +329,15 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
     information = _each(seen, seen.label_information)
     spread, saturation = _each(seen, _spread(seen)), _each(seen, _saturation(seen))
     entropy = _each(seen, seen.label_entropy)
+    unknown = xr.full_like(seen.label_information, np.nan)
+    of_training = seen.get("train_loss", unknown)
+    training = _each(seen, seen.label_entropy - of_training)
     found = np.zeros(information.shape[:-1], np.int32)
     for network in np.ndindex(found.shape):
         curves = information[network], spread[network], saturation[network]
-        verdict = diagnose(*curves, label_entropy=float(entropy[network]))
+        verdict = diagnose(
+            *curves, label_entropy=float(entropy[network]), training=training[network]
+        )
         found[network] = NAMES.index(verdict.kind.name)
     attrs = {
         "long_name": f"verdict after {last:g} epochs",
@@ -296,10 +370,14 @@ def was_right(verdict: str, known: np.ndarray, num_epochs: int) -> bool:
     # What happened on the way: noise may take a network over a line and back.
     way = known[num_epochs : horizon + 1]
     then, later = float(way[0]), float(way[-1])
+    past = known[: num_epochs + 1]
+    best = float(max(past[np.isfinite(past)], default=-np.inf))
     return {
         "converged": abs(later - then) < CONVERGED_CHANGE,
         "learning": later > then,
         "slow": later < LEARNED,
+        "overfitting": later < best + CONVERGED_CHANGE,
+        "getting worse": later < best + CONVERGED_CHANGE,
         "vanishing": bool((way < LEFT_PLATEAU).all()),
         "saturated": later < LEARNED,
         "diverged": not later > LEFT_PLATEAU,

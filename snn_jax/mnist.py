@@ -1,55 +1,70 @@
-"""MNIST: the embedded data set, and readers for the files people have.
+"""MNIST, and image sets of its kind: the embedded data, and files that people have.
 
-``load()`` gives all of MNIST without a network. ``load(path)`` reads
+``load()`` gives all of MNIST without a network. ``load(path)`` reads the assignment's
+mnist.pkl.gz, IDX files, npz, npy, CSV, ARFF and Parquet, or a folder, zip or tar of
+them, and finds out by the names which array is what (see ``LAYOUT``). ``read(path)``
+says in words too what it has decided:
 
-    mnist.pkl.gz             the assignment's file: a (gzipped) pickle of ((x, y), (x,
-                             y), (x, y)) for train, valid and test, of Python 2 or 3
-    a folder of IDX files    MNIST's own format, gzipped or not
-    an npz                   with x_train, y_train, x_test, y_test
+    pixels      at most 1: as they are; otherwise divided by 15, 16, 255 or 65535, by
+                the largest of the training images
+    labels      whole numbers from 0 or 1 on, also as floats, one column, one-hot or
+                text; names are numbered in alphabetical order
+    validation  the file's own; or the last sixth of the training images, if classes
+                have their shares in it; or else a sixth of every class, drawn
+    test        the file's own, or a sixth of every class, drawn
 
-and any data set of that shape: images of 784 pixels, labels 0 to 9. Where a format has
-no validation set, the last sixth of the training set is it: 10,000 of 60,000.
-
-Files are not trusted. A file that is damaged, hostile or holds something else gives one
-``DataError``; nothing in it is executed, and a small file cannot fill the memory.
+What is ambiguous is not guessed but asked about, with a ``DataError``.
 """
 
-import gzip
-import io
-import math
-import struct
-import zipfile
-import zlib
+import re
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 
-from snn_jax import _pickles
+from snn_jax import containers
+from snn_jax.containers import DataError as DataError
+from snn_jax.containers import Item
 from snn_jax.datasets import Dataset, Split
 
 EMBEDDED = Path(__file__).parent / "data" / "mnist.npz"
-NPZ_ARRAYS = ("x_train", "y_train", "x_test", "y_test")
-NUM_PIXELS = 784
-NUM_CLASSES = 10
-
-# MNIST compresses 5 : 1 as IDX and 14 : 1 as a pickle of float32; gzip reaches
-# 1028 : 1. Up to FREE_SIZE bytes any ratio is harmless, above it a file that expands
-# more than MAX_RATIO : 1 is taken for a bomb.
-MAX_RATIO = 30
-FREE_SIZE = 2**24
-BLOCK_SIZE = 2**20
-GZIP = b"\x1f\x8b"
+# Words in the names of arrays, files and folders, and what they mean.
+LAYOUT = {
+    "train": ("train", "training", "tr", "trn"),
+    "valid": ("valid", "validation", "val", "dev"),
+    "test": ("test", "testing", "t10k", "te", "tst", "tes"),
+    "x": (
+        "x",
+        "images",
+        "image",
+        "imgs",
+        "img",
+        "data",
+        "features",
+        "pixels",
+        "inputs",
+    ),
+    "y": ("y", "labels", "label", "targets", "target", "classes", "class", "lab"),
+}
+SPLITS = ("train", "valid", "test")
+MEANING = {word: meaning for meaning, words in LAYOUT.items() for word in words}
+# Largest pixels, and what they are divided by.
+LEVELS = {1: 1, 15: 15, 16: 16}
+# With more classes than this the labels are no classes.
+MAX_CLASSES = 1000
+# Shares of a class in the whole and in its last sixth differ by chance up to about so
+# many standard errors.
+BY_CHANCE = 4
+DRAWN = 1 / 6
 
 Pair = tuple[np.ndarray, np.ndarray]
 
 
-class DataError(ValueError):
-    """A data file that cannot be used: where it is, what was expected and found."""
+class Loaded(NamedTuple):
+    """A data set, and in words what was decided where the files leave it open."""
 
-    def __init__(self, path: str | Path, expected: str, found: str) -> None:
-        # What is found may come from the file: keep it short, and off the terminal.
-        found = "".join(c if c.isprintable() else "?" for c in found[:160])
-        super().__init__(f"{path}: expected {expected}, found {found}")
+    data: Dataset
+    notes: tuple[str, ...]
 
 
 def load(path: str | Path | None = None) -> Dataset:
@@ -60,230 +75,275 @@ def load(path: str | Path | None = None) -> Dataset:
             embedded MNIST.
 
     Returns:
-        The data set; pixels are scaled by 1/255 where the file holds bytes.
+        The data set; images are rows of float32 in [0, 1], labels int32.
 
     Raises:
-        DataError: the file is missing, damaged, hostile or holds something else.
+        DataError: the file is missing, damaged, hostile, ambiguous or holds something
+            else.
 
     >>> [len(split.y) for split in load()]
     [50000, 10000, 10000]
     """
+    return read(path).data
+
+
+def read(path: str | Path | None = None) -> Loaded:
+    """Reads a data set, as ``load``, and says how.
+
+    >>> read().notes
+    ('pixels divided by 255', 'validation: the last 10000 training images')
+    """
     path = EMBEDDED if path is None else Path(path)
+    notes: list[str] = []
     try:
-        if path.is_dir():
-            return _read_idx_folder(path)
-        magic = _magic(path)
-        if magic.startswith(b"PK\x03\x04"):
-            return _read_npz(path)
-        # Pickles of protocol 0 begin with "(", of protocol 2 and later with 0x80.
-        if magic.startswith((GZIP, b"(", b"\x80")):
-            return _read_pickle(path)
-    except OSError as error:
-        found = error.strerror or str(error)
-        raise DataError(path, "a readable file or folder", found) from None
+        pairs = _pairs(path, containers.read(path), notes)
+        images = _images(path, {name: x for name, (x, _) in pairs.items()}, notes)
+        labels = _labels(path, {name: y for name, (_, y) in pairs.items()}, notes)
+        whole = {name: (images[name], labels[name]) for name in pairs}
+        return Loaded(_divided(path, whole, notes), tuple(notes))
     except MemoryError:
         raise DataError(path, "data that fit in memory", "more") from None
-    found = f"a file that begins with {magic!r}" if magic else "an empty file"
-    raise DataError(path, "mnist.pkl.gz, an npz or a folder of IDX files", found)
 
 
-def _check_split(path: Path, name: str, x: np.ndarray, y: np.ndarray) -> None:
-    """Raises a DataError unless these can be images and labels."""
-    are_numbers = x.dtype.kind in "uif" and y.dtype.kind in "ui"
-    are_rows = x.ndim > 1 and y.ndim == 1 and len(x) == len(y)
-    if not (are_numbers and are_rows and x[:1].size == NUM_PIXELS):
-        raise DataError(
-            path,
-            f"{name} images, numbers (n, {NUM_PIXELS}) or (n, 28, 28), and labels, "
-            "integers (n,), n >= 1",
-            f"{x.dtype} {x.shape} and {y.dtype} {y.shape}",
-        )
-    if y.min() < 0 or y.max() >= NUM_CLASSES:
-        raise DataError(
-            path,
-            f"{name} labels from 0 to {NUM_CLASSES - 1}",
-            f"{y.min()} to {y.max()}",
-        )
-    low, high = x.min(), x.max()  # NaN if there is one
-    top = 1 if x.dtype.kind == "f" else 255
-    if not (low >= 0 and high <= top):
-        kind = "pixels in [0, 1]" if top == 1 else "pixels from 0 to 255"
-        raise DataError(path, f"{name} {kind}", f"{low} to {high}")
+# --- which array is what ------------------------------------------------------------
 
 
-def _dataset(path: Path, train: Pair, test: Pair, valid: Pair | None = None) -> Dataset:
-    """Arrays in the package's form; all are checked before one is copied.
+def _meanings(name: str) -> dict[str, str]:
+    """The split and the role, "x" or "y", that a name speaks of.
 
-    The validation set is cut off the end of the training set if there is none.
+    >>> _meanings("raw/t10k-images-idx3-ubyte"), _meanings("yTrain")
+    ({'split': 'test', 'role': 'x'}, {'split': 'train', 'role': 'y'})
     """
-    for name, pair in (("train", train), ("valid", valid), ("test", test)):
-        if pair is not None:
-            _check_split(path, name, *pair)
-    x, y = train
-    if len(np.unique(y)) < 2:
-        raise DataError(path, "training labels of two or more classes", "one class")
-    if valid is None:
-        num_train = len(y) - len(y) // 6
-        if num_train == len(y):
-            raise DataError(path, "at least 6 training images", f"{len(y)}")
-        train, valid = (x[:num_train], y[:num_train]), (x[num_train:], y[num_train:])
-    return Dataset(*(_split(x, y) for x, y in (train, valid, test)))
+    found: dict[str, str] = {}
+    for part in reversed(name.split("/")):  # what is said last counts
+        text = re.sub(r"([a-z])([A-Z])", r"\1 \2", part).lower()
+        # xtrain, trainx, ytest, trainlabels: two words in one.
+        words = "|".join(sorted(MEANING, key=len, reverse=True))
+        for word in re.findall(r"t10k|[a-z]+", text):
+            two = re.fullmatch(f"({words})({words})", word)
+            for piece in two.groups() if two and word not in MEANING else (word,):
+                meaning = MEANING.get(piece)
+                if meaning:
+                    found.setdefault("split" if meaning in SPLITS else "role", meaning)
+    return found
 
 
-def _split(x: np.ndarray, y: np.ndarray) -> Split:
-    pixels = x.reshape(len(x), NUM_PIXELS).astype(np.float32)
-    if x.dtype.kind != "f":
-        pixels /= np.float32(255)
-    return Split(pixels, y.astype(np.int32))
+def _pairs(path: Path, items: list[Item], notes: list[str]) -> dict[str, Pair]:
+    """Images and labels by split; "all" where nothing says which."""
+    slots: dict[tuple[str, str], Item] = {}
+    nameless = [item for item in items if "role" not in _meanings(item.name)]
+    if len(items) == 2 and len(nameless) == 2:  # arr_0 and arr_1
+        x, y = sorted(items, key=lambda item: -item.values.size)
+        items = [Item("all/x", x.values), Item("all/y", y.values)]
+    for item in items:
+        meaning = _meanings(item.name)
+        if "role" not in meaning:
+            continue
+        slot = meaning.get("split", "all"), meaning["role"]
+        other = slots.setdefault(slot, item)
+        if other is not item and not np.array_equal(other.values, item.values):
+            what = f"one array of {slot[0]} {'images' if slot[1] == 'x' else 'labels'}"
+            raise DataError(path, what, f"{other.name} and {item.name}; keep one")
+    pairs: dict[str, Pair] = {}
+    for split in ("all", *SPLITS):
+        images, labels = slots.get((split, "x")), slots.get((split, "y"))
+        if images and labels:
+            pairs[split] = images.values, labels.values
+        elif images and split == "test":
+            where = images.name.rsplit("/", 1)[0]
+            notes.append(f"{where} passed over, which has no labels")
+        elif images or labels:
+            found = ", ".join(item.name for item in items[:6])
+            missing = f"{split} {'labels' if images else 'images'}".removeprefix("all ")
+            raise DataError(path, f"{missing} beside what is there", found)
+    if "train" not in pairs and "all" in pairs:
+        pairs["train"] = pairs.pop("all")
+    pairs.pop("all", None)
+    if "train" not in pairs:
+        found = ", ".join(item.name for item in items[:6]) or "no arrays"
+        wanted = "training images and labels, in names such as x_train and y_train"
+        raise DataError(path, wanted, found)
+    return {split: pairs[split] for split in SPLITS if split in pairs}
 
 
-def _magic(path: Path) -> bytes:
-    """The first four bytes of a file."""
-    if path.exists() and not path.is_file():  # a pipe would be waited for
-        raise DataError(path, "a file or folder", "something else, a pipe or a device")
-    with path.open("rb") as file:
-        return file.read(4)
+# --- pixels and labels --------------------------------------------------------------
 
 
-def _check_expansion(path: Path, name: str, size: int) -> None:
-    on_disk = path.stat().st_size
-    if size > max(FREE_SIZE, MAX_RATIO * on_disk):
-        raise DataError(
-            path,
-            f"{name} that expands at most {MAX_RATIO} : 1",
-            f"{size // max(on_disk, 1)} : 1 or more",
-        )
+def _images(
+    path: Path, images: dict[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Rows of pixels in [0, 1], float32."""
+    rows = {}
+    for name, x in images.items():
+        shape = x.shape
+        if x.dtype.kind not in "uifb" or x.ndim < 2 or 0 in shape:
+            wanted = f"{name} images, numbers (n, pixels) or (n, rows, columns), n >= 1"
+            raise DataError(path, wanted, f"{x.dtype} {shape}")
+        if x.ndim == 4 and 1 not in (shape[1], shape[3]):
+            wanted = (
+                f"{name} images of one channel, (n, rows, columns, 1); average them"
+            )
+            raise DataError(path, wanted, f"shape {shape}")
+        rows[name] = x.reshape(len(x), -1)
+        if rows[name].shape[1:] != rows["train"].shape[1:]:
+            wanted = f"{name} images of {rows['train'].shape[1]} pixels, as in train"
+            raise DataError(path, wanted, f"{rows[name].shape[1]}")
+    divisor = _divisor(path, rows)
+    whole = all(x.dtype.kind in "uib" for x in images.values())
+    if divisor > 1 or whole:
+        as_they_are = "pixels 0 and 1, as they are"
+        if not rows["train"].any():
+            as_they_are = "all training pixels are 0"
+        notes.append(f"pixels divided by {divisor}" if divisor > 1 else as_they_are)
+    found = {}
+    for name, x in rows.items():
+        found[name] = np.ascontiguousarray(x, np.float32)
+        if divisor > 1:
+            found[name] = found[name] / np.float32(divisor)
+    return found
 
 
-def _open(path: Path) -> tuple[io.BufferedIOBase, int]:
-    """A file's content, unpacked if gzipped, and its size.
-
-    A gzip file is read to its end once, keeping nothing: bombs and damage show before
-    memory is taken.
-    """
-    if not _magic(path).startswith(GZIP):
-        return path.open("rb"), path.stat().st_size
-    size = 0
-    try:
-        with gzip.open(path) as file:
-            while block := file.read(BLOCK_SIZE):
-                size += len(block)
-                _check_expansion(path, "a gzip file", size)
-    except (EOFError, zlib.error, gzip.BadGzipFile) as error:
-        raise DataError(path, "a whole gzip file", f"damage ({error})") from None
-    return gzip.open(path), size
-
-
-def _read_idx_folder(folder: Path) -> Dataset:
-    train, test = (
-        (
-            _read_idx(_idx_file(folder, f"{prefix}-images", 3), 3),
-            _read_idx(_idx_file(folder, f"{prefix}-labels", 1), 1),
-        )
-        for prefix in ("train", "t10k")
-    )
-    return _dataset(folder, train, test)
-
-
-def _idx_file(folder: Path, stem: str, num_dims: int) -> Path:
-    for separator in "-.":  # some archives spell train-images.idx3-ubyte
-        for suffix in ("", ".gz"):
-            file = folder / f"{stem}{separator}idx{num_dims}-ubyte{suffix}"
-            if file.exists():
-                return file
-    raise DataError(
-        folder, f"{stem}-idx{num_dims}-ubyte, gzipped or not", "no such file"
-    )
-
-
-def _read_idx(path: Path, num_dims: int) -> np.ndarray:
-    """Bytes 0, 0, 8 (uint8), the number of dimensions, each size as int32, the data."""
-    magic = bytes([0, 0, 8, num_dims])
-    header_size = 4 + 4 * num_dims
-    file, size = _open(path)
-    with file:
-        header = file.read(header_size)
-        if header[:4] != magic or len(header) < header_size:
+def _divisor(path: Path, rows: dict[str, np.ndarray]) -> int:
+    """What brings the pixels to [0, 1], by the largest in training; see the top."""
+    for name, x in rows.items():
+        low, high = float(x.min()), float(x.max())  # NaN if there is one
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise DataError(path, f"{name} pixels that are finite", f"{low} to {high}")
+        if low < 0:
             raise DataError(
                 path,
-                f"an IDX file that begins with {magic!r} and {num_dims} sizes",
-                f"{header!r}",
+                f"{name} pixels in [0, 1] or from 0 to 255; undo a standardization by "
+                "x * deviation + mean",
+                f"{low:.4g} to {high:.4g}",
             )
-        shape = struct.unpack(f">{num_dims}I", header[4:])
-        expected = header_size + math.prod(shape)
-        if size != expected:
+    largest = float(rows["train"].max())
+    fractions = rows["train"].dtype.kind == "f"
+    if fractions and 0 < largest <= 1.001 / 255:
+        wanted = "pixels of which the largest is near 1; multiply them by 255"
+        raise DataError(path, wanted, f"{largest:.4g}, divided by 255 twice")
+    if largest <= 1:
+        divisor = 1
+    elif largest in LEVELS:
+        divisor = LEVELS[int(largest)]
+    elif 128 <= largest <= 255:
+        divisor = 255
+    elif 2**15 <= largest < 2**16:
+        divisor = 2**16 - 1
+    else:
+        wanted = "pixels up to 1, 15, 16, 255 or 65535; scale them to [0, 1]"
+        raise DataError(path, wanted, f"at most {largest:.4g} in training")
+    for name, x in rows.items():
+        if x.max() > divisor:
+            wanted = f"{name} pixels up to {divisor}, as in training"
+            raise DataError(path, wanted, f"{float(x.max()):.4g}")
+    return divisor
+
+
+def _labels(
+    path: Path, labels: dict[str, np.ndarray], notes: list[str]
+) -> dict[str, np.ndarray]:
+    """Classes from 0 on, int32, and one for each image."""
+    flat = {name: _column(path, name, y, notes) for name, y in labels.items()}
+    together = np.concatenate(list(flat.values()))
+    if together.dtype.kind in "OSU":
+        texts = together.astype(str)
+        names = np.unique(texts)
+        if all(re.fullmatch(r"\d{1,9}(\.0*)?", name) for name in names):
+            flat = {k: y.astype(str).astype(float).astype(int) for k, y in flat.items()}
+        else:
+            flat = {k: np.searchsorted(names, y.astype(str)) for k, y in flat.items()}
+            shown = ", ".join(names[:4]) + (", .." if len(names) > 4 else "")
+            notes.append(f"labels {shown} numbered from 0")
+        together = np.concatenate(list(flat.values()))
+    wanted = f"labels from 0 or 1 to at most {MAX_CLASSES - 1}, whole numbers"
+    low, high = together.min(), together.max()
+    is_whole = together.dtype.kind in "uib" or np.array_equal(
+        together, np.rint(together)
+    )
+    if not is_whole or low < 0 or high >= MAX_CLASSES:
+        shown = f"{low:.4g} to {high:.4g}" + ("" if is_whole else ", with fractions")
+        raise DataError(path, wanted, shown)
+    seen = np.unique(flat["train"])
+    # Labels of Matlab begin at 1; so do those of EMNIST's letters.
+    if low == 1 and np.array_equal(np.unique(together), np.arange(1, high + 1)):
+        flat = {name: y - 1 for name, y in flat.items()}
+        notes.append(f"labels 1 to {int(high)} taken as classes 0 to {int(high) - 1}")
+        seen = seen - 1
+    if len(seen) < 2:
+        raise DataError(path, "training labels of two or more classes", "one class")
+    for name, y in flat.items():
+        unseen = np.setdiff1d(y, seen)
+        if len(unseen):
+            wanted = f"{name} labels that occur in training too"
+            raise DataError(path, wanted, f"{int(unseen[0])}")
+    return {name: y.astype(np.int32) for name, y in flat.items()}
+
+
+def _column(path: Path, name: str, y: np.ndarray, notes: list[str]) -> np.ndarray:
+    """Labels (n,), from (n,), (n, 1) or one-hot."""
+    if y.ndim == 2 and y.shape[1] == 1:
+        y = y[:, 0]
+    could_be = y.ndim == 2 and y.dtype.kind in "uifb" and y.shape[1] <= MAX_CLASSES
+    if could_be and ((y == 0) | (y == 1)).all() and (y.sum(axis=1) == 1).all():
+        if name == "train":
+            notes.append(f"one-hot labels of {y.shape[1]} classes")
+        y = y.argmax(axis=1)
+    if y.ndim != 1 or y.dtype.kind not in "uifbOSU" or len(y) == 0:
+        wanted = f"{name} labels, a class for each image: (n,), (n, 1) or one-hot"
+        raise DataError(path, wanted, f"{y.dtype} {y.shape}")
+    return y
+
+
+# --- splits -------------------------------------------------------------------------
+
+
+def _divided(path: Path, pairs: dict[str, Pair], notes: list[str]) -> Dataset:
+    """Train, valid and test; what the files do not have comes out of train."""
+    for name, (x, y) in pairs.items():
+        if len(x) != len(y):
             raise DataError(
-                path, f"{expected} bytes for shape {shape}", f"{size} bytes"
+                path, f"{name}: a label for each of {len(x)} images", f"{len(y)}"
             )
-        return np.frombuffer(file.read(), np.uint8).reshape(shape)
+    train = Split(*pairs["train"])
+    found = {name: Split(*pair) for name, pair in pairs.items()}
+    for name in ("test", "valid"):
+        if name in found:
+            continue
+        y = train.y
+        count = int(len(y) * DRAWN)
+        if count < 1:
+            raise DataError(path, "at least 6 training images", f"{len(y)}")
+        tail = np.arange(len(y)) >= len(y) - count
+        if name == "valid" and _is_like(y, tail):
+            said = f"the last {count} training images"
+        else:
+            tail = _drawn(y)
+            said = f"a sixth of every class, drawn, {int(tail.sum())} images"
+        if not tail.any():
+            raise DataError(path, "two images of a class, to divide", "one of each")
+        notes.append(f"{'validation' if name == 'valid' else name}: {said}")
+        found[name] = Split(train.x[tail], train.y[tail])
+        train = Split(train.x[~tail], train.y[~tail])
+    return Dataset(train, found["valid"], found["test"])
 
 
-def _read_npz(path: Path) -> Dataset:
-    try:
-        with zipfile.ZipFile(path) as archive:
-            names = archive.namelist()
-            for name in NPZ_ARRAYS:
-                if f"{name}.npy" not in names:
-                    found = ", ".join(names[:6]) or "an empty archive"
-                    raise DataError(path, f"an array {name}", found)
-            members = [archive.getinfo(f"{name}.npy") for name in NPZ_ARRAYS]
-            _check_expansion(path, "an npz", sum(info.file_size for info in members))
-            x_train, y_train, x_test, y_test = (
-                _read_npy(path, archive, info) for info in members
-            )
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # a damaged archive can fail in any way
-        raise DataError(path, "a whole npz file", f"damage ({error})") from None
-    return _dataset(path, (x_train, y_train), (x_test, y_test))
+def _is_like(y: np.ndarray, part: np.ndarray) -> bool:
+    """Whether classes have their shares in a part, and the rest all that it has."""
+    inside, rest = y[part], y[~part]
+    if len(np.setdiff1d(inside, rest)) or len(np.unique(rest)) < 2:
+        return False
+    share = np.bincount(y) / len(y)
+    found = np.bincount(inside, minlength=len(share)) / len(inside)
+    error = np.sqrt(share * (1 - share) / len(inside))
+    return bool((abs(found - share) <= BY_CHANCE * error).all())
 
 
-def _read_npy(
-    path: Path, archive: zipfile.ZipFile, info: zipfile.ZipInfo
-) -> np.ndarray:
-    if info.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-        raise DataError(path, f"{info.filename} stored or deflated", "another packing")
-    with archive.open(info) as file:
-        read_header = {
-            (1, 0): np.lib.format.read_array_header_1_0,
-            (2, 0): np.lib.format.read_array_header_2_0,
-        }[np.lib.format.read_magic(file)]
-        shape, fortran, dtype = read_header(file)
-        if dtype.kind not in "uif":  # objects above all: they would be a pickle
-            raise DataError(path, f"numbers in {info.filename}", f"dtype {dtype}")
-        # Whatever size the archive announces, no more is read than the array needs.
-        num_bytes = dtype.itemsize * math.prod(shape)
-        content = file.read(min(info.file_size, num_bytes + 1))
-    return _array(path, content, dtype, shape, fortran)
-
-
-def _array(
-    path: Path, content: bytes, dtype: np.dtype, shape: tuple[int, ...], fortran: bool
-) -> np.ndarray:
-    """An array from its bytes, if there are as many as its shape needs."""
-    expected = dtype.itemsize * math.prod(shape)
-    if len(content) != expected or any(size < 0 for size in shape) or len(shape) > 3:
-        raise DataError(
-            path,
-            f"{expected} bytes for shape {shape!s:.60} of {dtype}, 1 to 3 dimensions",
-            f"{len(content)} bytes",
-        )
-    return np.frombuffer(content, dtype).reshape(shape, order="F" if fortran else "C")
-
-
-def _read_pickle(path: Path) -> Dataset:
-    file, size = _open(path)
-    try:
-        with file:
-            pairs = _pickles.read(file, size)
-        train, valid, test = ((_array(path, *x), _array(path, *y)) for x, y in pairs)
-    except (DataError, MemoryError):
-        raise
-    except Exception as error:  # a broken program can fail in any way
-        message = str(error)[:100] or type(error).__name__
-        raise DataError(
-            path,
-            "a pickle of ((x, y), (x, y), (x, y)), arrays of numbers",
-            f"another ({message})",
-        ) from None
-    return _dataset(path, train, test, valid)
+def _drawn(y: np.ndarray) -> np.ndarray:
+    """A sixth of every class that has two images, at least one, by a fixed seed."""
+    rng = np.random.default_rng(0)
+    chosen = np.zeros(len(y), bool)
+    for label in np.unique(y):
+        of_class = rng.permutation(np.flatnonzero(y == label))
+        if len(of_class) > 1:
+            chosen[of_class[: max(1, round(len(of_class) * DRAWN))]] = True
+    return chosen

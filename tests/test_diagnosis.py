@@ -86,8 +86,136 @@ def test_bad_but_falling_is_not_diverged() -> None:
     assert name(ramp(-0.4, 2.0)) != "diverged"
     # Nor is it stuck, however alike the images are.
     assert name(ramp(-0.4, 2.0), TINY) == "too early to tell"
-    assert name(ramp(-0.4, 0.0)) == "diverged"
-    assert name(ramp(-0.2, 0.0)) != "diverged"
+    assert name(np.linspace(0, -0.4, T + 1)) == "diverged"
+    assert name(np.linspace(0, -0.2, T + 1)) != "diverged"
+
+
+def path(*points: float) -> np.ndarray:
+    """A curve through points at equal distances, nine epochs."""
+    return np.interp(np.linspace(0, 1, 9), np.linspace(0, 1, len(points)), points)
+
+
+# By what they are: information, what else is known, and the verdict.
+NAN = float("nan")
+CURVES: dict[str, tuple[Any, dict[str, Any], str]] = {
+    "overfitting": (path(0, 2.0, 1.3), {"training": path(0, 2.1, 2.3)}, "overfitting"),
+    "overfitting, below half": (
+        path(0, 1.5, 0.9),
+        {"training": path(0, 1.6, 2.2)},
+        "overfitting",
+    ),
+    "overfitting, below nothing": (
+        path(0, 1.5, -0.2),
+        {"training": path(0, 1.6, 2.3)},
+        "overfitting",
+    ),
+    "overfitting, far below": (
+        path(0, 1.5, -4),
+        {"training": path(0, 1.6, 2.3)},
+        "overfitting",
+    ),
+    "labels of noise, learned by heart": (
+        path(-0.3, 0, -2),
+        {"training": path(NAN, 0.5, 2.0)},
+        "overfitting",
+    ),
+    "forgetting, training unknown": (path(0, 2.0, 1.3), {}, "getting worse"),
+    "forgetting, training too": (
+        path(0, 2.0, 1.3),
+        {"training": path(0, 2.0, 1.3)},
+        "getting worse",
+    ),
+    "collapse in the last epoch": (
+        [0, 1.5, 1.8, 1.9, 2, 2, 2, 2, 1.2],
+        {},
+        "getting worse",
+    ),
+    "collapse to the plateau": ([0, 1.5, 1.8, 1.9, 2, 2, 2, 0, 0], {}, "getting worse"),
+    "collapse, far below": ([0, 1.5, 1.8, 1.9, 2, 2, 2, -9, -9], {}, "diverged"),
+    "a dip, over": ([0, 1.5, 1.8, 1.9, 1.2, 1.9, 2, 2, 2.0], {}, "converged"),
+    "recovers from a collapse": ([0, 1.5, 2, 0, 0, 0.3, 0.6, 0.8, 1.1], {}, "learning"),
+    "a rate too small, from below": (path(-2.9, -2.85), {}, "slow"),
+    "a rate too small, on the plateau": (path(0.001, 0.002), {}, "too early to tell"),
+    "a rate too small, alike": (path(0.001, 0.002), {"spread": TINY[:9]}, "vanishing"),
+    "a rate of nothing": (path(-2.9, -2.9), {}, "slow"),
+    "falls fast, still below": (path(-5.9, -2.0), {}, "too early to tell"),
+    "rose, and falls now": (path(-0.1, -6, -2), {}, "too early to tell"),
+    "diverges": (path(-0.1, -3), {}, "diverged"),
+    "below, up and down": (
+        [0, -1, -4, -1, -5, -1, -6, -1, -2],
+        {},
+        "too early to tell",
+    ),
+    "a rate of 1e30": (
+        [0, *[-1e29] * 7, -1e28],
+        {"saturation": np.ones(9)},
+        "diverged",
+    ),
+    "NaN at the end": ([0, 1, 1, 1, 1, 1, NAN, NAN, NAN], {}, "diverged"),
+    "infinite at the end": ([0, 1, 1, 1, 1, 1, 1, 1, -np.inf], {}, "diverged"),
+    "NaN on the way, learning": ([0, 0.5, 1, *[NAN] * 4, 1.2, 1.9], {}, "learning"),
+    "NaN where the gain begins": (
+        [0, 0.3, 0.5, 0.8, 1.1, 1.4, NAN, 1.7, 1.9],
+        {},
+        "learning",
+    ),
+    "NaN on the way, converged": ([0, 2, 2, *[NAN] * 4, 2, 2], {}, "converged"),
+    "all NaN": ([NAN] * 9, {}, "diverged"),
+    "NaN but for the end": ([*[NAN] * 8, 2.0], {}, "learning"),
+    "converged": (path(0, 2.0, 2.0, 2.0), {}, "converged"),
+    "learning": (path(0, 0.5, 1.4), {}, "learning"),
+    "learning, from below": (path(-5, -1, 0.5), {}, "learning"),
+    "slow": (path(0, 0.1), {}, "slow"),
+    "slow and off": (path(0, 0.2), {"saturation": np.full(9, 0.6)}, "slow"),
+    "saturated": (path(0, 0.02), {"saturation": np.full(9, 0.9)}, "saturated"),
+    "saturated from below": (
+        path(-4, -3.9),
+        {"saturation": np.full(9, 0.9)},
+        "saturated",
+    ),
+    "saturated and learning": (
+        path(0, 1.9),
+        {"saturation": np.full(9, 0.9)},
+        "learning",
+    ),
+    "stuck": (path(0, 0), {"spread": TINY[:9]}, "vanishing"),
+    "stuck, all images the same": (path(0, 0), {"spread": NONE[:9]}, "vanishing"),
+    "stuck, layers unknown": (path(0, 0), {"spread": UNKNOWN[:9]}, "too early to tell"),
+    "on the plateau, about to leave": (path(0, 0), {}, "too early to tell"),
+    "large steps around 1.5": (
+        [0, 1.9, 1.0, 1.9, 1.0, 1.9, 1.0, 1.9, 1.0],
+        {},
+        "getting worse",
+    ),
+    "one epoch": ([0.0, 0.01], {}, "too early to tell"),
+    "one epoch, worse": ([0.0, -1.0], {}, "diverged"),
+}
+
+
+@pytest.mark.parametrize("kind", CURVES)
+def test_made_up_curves(kind: str) -> None:
+    """The verdict by its name, and no evidence that is no number."""
+    information, known, expected = CURVES[kind]
+    length = len(information)
+    verdict = diagnose(
+        information,
+        known.get("spread", np.full(length, 0.3)),
+        known.get("saturation", np.zeros(length)),
+        training=known.get("training"),
+        label_entropy=H0,
+    )
+    assert verdict.kind.name == expected
+    assert "gain +nan" not in str(verdict)
+    assert "gain -inf" not in str(verdict)
+
+
+@pytest.mark.parametrize("lengths", [(9, 1, 9), (9, 4, 9), (9, 9, 1), (2, 9, 9)])
+def test_curves_of_other_lengths_are_refused(lengths: tuple[int, ...]) -> None:
+    """As are the curves of many networks at once."""
+    with pytest.raises(ValueError, match="curves: expected one of each"):
+        diagnose(*(np.zeros(n) for n in lengths), label_entropy=H0)
+    with pytest.raises(ValueError, match="curves: expected one of each"):
+        diagnose(*(np.zeros((4, 9)),) * 3, label_entropy=H0)
 
 
 def test_when_will_it_leave() -> None:

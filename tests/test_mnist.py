@@ -74,7 +74,7 @@ def test_reads_a_folder_of_idx_files(
     suffix: str, separator: str, tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Of any number of images; the last sixth of the training set is for validation."""
-    x, y = rng.integers(0, 256, (18, 28, 28)), rng.integers(0, 10, 18)
+    x, y = rng.integers(0, 256, (18, 28, 28)), np.arange(18) % 10
     for name, content in zip(NAMES, map(idx, (x, y, x[:5], y[:5])), strict=True):
         stem, kind = name.rsplit("-", 1)
         packed = gzip.compress(content) if suffix.endswith("gz") else content
@@ -92,7 +92,7 @@ def test_reads_an_npz(
     dtype: Any, save: Callable[..., None], tmp_path: Path, rng: np.random.Generator
 ) -> None:
     """Integers are pixels from 0 to 255, floats pixels in [0, 1]."""
-    x, y = rng.integers(0, 256, (12, 28, 28)), rng.integers(0, 10, 12)
+    x, y = rng.integers(0, 256, (12, 28, 28)), np.arange(12) % 10
     is_float = np.dtype(dtype).kind == "f"
     images = (x / 255 if is_float else x).astype(dtype)
     flat = np.asfortranarray(images.reshape(12, 784))
@@ -205,7 +205,7 @@ BAD_FILES: dict[str, bytes] = {
     "npz without y_test": npz(y_test=None),
     "npz without arrays": npz(x_train=None, y_train=None, x_test=None, y_test=None),
     "npz of objects": npz(x_train=X.astype(object)),
-    "npz of text": npz(y_train=Y.astype(str)),
+    "npz of text for pixels": npz(x_train=X.astype(str)),
     "npz of NaN": npz(x_train=floats(np.nan)),
     "npz of unscaled floats": npz(x_test=X * 255),
     "npz of pixel 256": npz(x_train=np.full((12, 784), 256)),

@@ -62,6 +62,7 @@ def result() -> xr.Dataset:
     }.items():
         found[name] = ((*dims, "hidden_layer"), by_scale(values, LAYERS - 1))
     down = np.array([1e-8, 1e-2, 3.0])[:, None] ** np.linspace(1, 0, LAYERS)
+    found["weight_change"] = ((*dims, "layer"), by_scale([0.01] * 3, LAYERS))
     for name in ("gradient_rms", "gradient_median"):
         gradients = by_scale([1.0] * 3, LAYERS) * down[:, None, None, None]
         found[name] = ((*dims, "layer"), gradients)
@@ -71,8 +72,15 @@ def result() -> xr.Dataset:
     )
 
 
+# What the words are told of MNIST.
+DATA = {
+    "train": 50_000, "same": False, "largest": 1.0,
+    "linear": 0.84, "commonest": 0.11, "readable": True,
+}  # fmt: skip
+
+
 def answer(result: xr.Dataset) -> dict[str, list[str]]:
-    return _words.answers("convergence.md.j2", **_answer.facts(result))
+    return _words.answers("convergence.md.j2", **_answer.facts(result, DATA))
 
 
 def test_answer_counts_what_the_result_holds(result: xr.Dataset) -> None:
@@ -101,7 +109,8 @@ def test_every_verdict_has_its_words(result: xr.Dataset, verdict: str) -> None:
     words = answer(one)
     converging = " ".join(words["Is it converging?"])
     assert re.search("12 of (all )?12 networks", converging)
-    starts = [start for start in ("No at", "Not yet", "Yes", "Slowly", "Hardly")
+    starts = [start for start in ("No at", "Not yet", "Yes", "Slowly", "Hardly",
+                                  "No longer")
               if start in converging]  # fmt: skip
     assert len(starts) == (0 if verdict == "diverged" else 1)
     wrong = " ".join(words["What's wrong?"])
@@ -163,7 +172,7 @@ def test_figures_of_nothing_but_divergence(result: xr.Dataset) -> None:
 
 
 def test_images_of_something_else_are_not_called_digits(result: xr.Dataset) -> None:
-    facts = _answer.facts(result, "class")
+    facts = _answer.facts(result, DATA, "class")
     words = str(_words.answers("convergence.md.j2", **facts))
     assert "how frequent the classes are" in words
     assert "digit" not in words

@@ -326,8 +326,9 @@ def test_a_second_process_is_told_who_holds_the_folder(tmp_path: Path) -> None:
         "import sys; from pathlib import Path; from snn_jax import files, identity\n"
         "for line in sys.stdin:\n"
         "    try:\n"
-        "        with files.held(Path(sys.argv[1]), eval(line)): print('in', flush=True)\n"
-        "    except identity.RunError as error: print(error, flush=True)\n"
+        "        with files.held(Path(sys.argv[1]), eval(line)): said = 'in'\n"
+        "    except identity.RunError as error: said = error\n"
+        "    print(said, flush=True)\n"
     )
     other = subprocess.Popen(
         [sys.executable, "-c", script, str(tmp_path)],
