@@ -251,9 +251,9 @@ def run(
         print(f"error: {error}", file=sys.stderr)
         code = 2
     except ValueError as error:
-        from snn_jax.containers import DataError
         from snn_jax.gradients import GradientError
         from snn_jax.identity import RunError
+        from snn_jax.sources import DataError
 
         # Mistakes of the user. Those of the program keep their traceback.
         if not isinstance(error, SettingError | DataError | RunError | GradientError):

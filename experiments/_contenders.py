@@ -58,8 +58,8 @@ def snn_jax(
     train = Split(x[: order.size], y[: order.size])
     valid = Split(x[-10_000:], y[-10_000:])
     recipe = Recipe(MLP(sizes, biases=False), batch_size=order.shape[1])
-    data, names = Dataset(train, valid, valid), ("learning_rate",)
-    many = Ensemble(recipe, data, count=n, names=names)
+    data, traced = Dataset(train, valid, valid), {"learning_rate": LEARNING_RATE}
+    many = Ensemble(recipe, data, count=n, traced=traced)
     rates = np.full(many.size, LEARNING_RATE, np.float32)
     points = many.split({"learning_rate": rates})
     weights = {f"W{i}": W for i, W in enumerate(initial_weights(n, sizes), start=1)}

@@ -4,7 +4,10 @@ Pure functions in, a labelled result out. One file a subject, from what is compu
 what is seen:
 
     datasets      what is learned from: three pairs of arrays
-    mnist         the data set, and readers for the files people have
+    sources       a data file as it is read, and how it is refused
+    tables        images and labels out of CSV, ARFF and Parquet
+    containers    named arrays out of all files that people have
+    mnist         the data set, and any other of its kind: which array is what
     activations   functions of z, with exact slopes
     initializers  ways to draw weights
     networks      any pair of functions; the family of the assignment

@@ -16,7 +16,7 @@ import numpy as np
 # A pickle of six arrays takes about a hundred operations. A label that is a NumPy
 # number may take a few more; whole numbers in a list are not counted.
 MAX_OPERATIONS = 2000
-OPERATIONS_A_NUMBER = 12
+OPERATIONS_A_NUMBER = 24
 SPLITS = ("train", "valid", "test")
 
 
@@ -53,6 +53,8 @@ def read(file: io.BufferedIOBase, size: int) -> list[tuple[str, RawArray | np.nd
         blocks = parts[1].shape[1:] == parts[0].shape[1:]
         xs, ys = (parts[:half], parts[half:]) if blocks else (parts[::2], parts[1::2])
     else:
+        if not all(isinstance(pair, tuple | list) and len(pair) == 2 for pair in found):
+            raise pickle.UnpicklingError("it holds something else than pairs (x, y)")
         xs, ys = zip(*((_values(x), _values(y)) for x, y in found), strict=True)
     names = SPLITS if len(xs) == 3 else ("train", "test")
     if len(names) != len(xs):

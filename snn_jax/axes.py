@@ -65,6 +65,10 @@ class Axes(NamedTuple):
             for name, place in zip(self.traced, found, strict=True)
         }
 
+    def examples(self) -> dict[str, np.generic]:
+        """One value of each traced axis, by name."""
+        return {name: as_numbers(self.values[name])[0] for name in self.traced}
+
     def labels(self) -> dict[str, np.ndarray]:
         """What stands at the axes of a result."""
         found = {name: labelled(values) for name, values in self.values.items()}
@@ -72,8 +76,11 @@ class Axes(NamedTuple):
 
 
 def as_numbers(values: Sequence[Any]) -> np.ndarray:
-    """The values of a traced axis: int32 if all are whole, else float32."""
-    whole = all(isinstance(value, numbers.Integral) for value in values)
+    """The values of a traced axis: int32 if all are whole and fit, else float32."""
+    whole = all(
+        isinstance(value, numbers.Integral) and abs(int(value)) < 2**31
+        for value in values
+    )
     return np.asarray(values, np.int32 if whole else np.float32)
 
 

@@ -95,10 +95,10 @@ def checked(data: Any, output_shape: tuple[int, ...] | None = None) -> Dataset:
                 f"{name} data: expected as many targets as inputs, at least 1, found "
                 f"shapes {x.shape} and {y.shape}"
             )
-        if x.dtype.kind in "OSUb" or (x.dtype.kind == "f" and np.isnan(x.sum())):
+        if x.dtype.kind in "OSUb" or (x.dtype.kind == "f" and not np.isfinite(x).all()):
             raise ValueError(
                 f"{name} inputs: expected finite numbers, found {x.dtype} "
-                f"{'with NaN' if x.dtype.kind == 'f' else ''}".rstrip()
+                f"{'with NaN or infinity' if x.dtype.kind == 'f' else ''}".rstrip()
             )
         if x.dtype == np.uint8:
             raise ValueError(

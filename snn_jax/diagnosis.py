@@ -138,7 +138,8 @@ class Verdict(NamedTuple):
             evidence += f", {self.best:.3f} at its best"
         if self.kind.name == "saturated":
             evidence += f", {100 * self.saturation:.0f} % of the units saturated"
-        if self.kind.name in ("vanishing", "too early to tell"):
+        above = self.information < -WORSE_THAN_PLATEAU * self.label_entropy
+        if self.kind.name in ("vanishing", "too early to tell") and not above:
             epochs = f"about {self.epochs_to_leave:.0f} epochs"
             if not np.isfinite(self.epochs_to_leave):
                 epochs = "never" if np.isinf(self.epochs_to_leave) else "unknown"
@@ -263,6 +264,8 @@ def _without_layers(
     if now < -WORSE_THAN_PLATEAU and not now >= start and lost:
         return "diverged"
     if now >= LEARNED:
+        if gain < -LEARNING_GAIN:
+            return "getting worse"
         return "converged" if gain < CONVERGED_GAIN else "learning"
     return None
 

@@ -6,7 +6,8 @@ with narrow layers. What was chosen stands in the result.
 """
 
 import math
-from collections.abc import Collection, Mapping
+from collections.abc import Mapping
+from functools import partial
 from typing import Any, NamedTuple
 
 import jax
@@ -46,49 +47,61 @@ class Method(NamedTuple):
     in_numpy: bool
 
 
-def is_sgd(optimizer: Any, names: Collection[str], static: Mapping[str, Any]) -> bool:
+def is_sgd(
+    optimizer: Any,
+    traced: Mapping[str, Any],
+    static: Mapping[str, Any],
+    params: Params,
+) -> bool:
     """Whether an optimizer computes what ``optax.sgd`` does, whatever it is called.
 
     Args:
         optimizer: as in a recipe.
-        names: of the values that differ between networks.
+        traced: one of the values that differ between networks, by name.
         static: the values of the others.
+        params: of a network, as rules may depend on names and shapes.
 
-    >>> mine = lambda learning_rate: optax.chain(optax.sgd(learning_rate))
-    >>> is_sgd(mine, ["learning_rate"], {})
+    >>> mine, like = lambda rate: optax.chain(optax.sgd(rate)), {"W": jnp.ones((2, 3))}
+    >>> is_sgd(mine, {"rate": 0.1}, {}, like)
     True
-    >>> is_sgd(optax.sgd(0.1, momentum=0.9), [], {})
+    >>> is_sgd(optax.sgd(0.1, momentum=0.9), {}, {}, like)
     False
     """
-    point = {name: jnp.float32(1) for name in names}
-    grads = {"W": jnp.ones((2, 3))}
+    point = {name: jnp.asarray(value) for name, value in traced.items()}
 
     def program(make: Any) -> str:
         def update(point: dict[str, Any], grads: Params) -> Any:
             rule = transformation(make, dict(static) | point)
             return rule.update(grads, rule.init(grads), grads)[0]
 
-        return str(jax.make_jaxpr(update)(point, grads))
+        return str(jax.make_jaxpr(update)(point, params))
 
     try:
         found = program(optimizer)
-        if "learning_rate" in names:
-            return found == program(lambda learning_rate: optax.sgd(learning_rate))
-        constant = float(sgd_rate(optimizer, dict(static) | point))
+        if point:  # the rate is one of them, whatever its name
+            rates = [partial(_sgd_of, name) for name in point]
+            if any(found == program(rate) for rate in rates):
+                return True
+        constant = float(sgd_rate(optimizer, static, params))
         return found == program(optax.sgd(constant))
     except Exception:  # whatever it is, it is another optimizer
         return False
 
 
-def sgd_rate(optimizer: Any, point: Mapping[str, Any]) -> Array:
+def _sgd_of(name: str, **point: Any) -> optax.GradientTransformation:
+    return optax.sgd(point[name])
+
+
+def sgd_rate(optimizer: Any, point: Mapping[str, Any], params: Params) -> Array:
     """The learning rate of plain SGD: it moves a gradient of 1 by so much."""
-    rule, one = transformation(optimizer, point), jnp.ones(())
-    rate: Array = -rule.update(one, rule.init(one))[0]
-    return rate
+    ones = jax.tree.map(lambda leaf: jnp.ones((1,) * len(leaf.shape)), params)
+    rule = transformation(optimizer, point)
+    rate: Array = -jax.tree.leaves(rule.update(ones, rule.init(ones), ones)[0])[0]
+    return rate.reshape(())
 
 
 def _obstacles(
-    recipe: Recipe, names: Collection[str], static: Mapping[str, Any]
+    recipe: Recipe, traced: Mapping[str, Any], static: Mapping[str, Any], params: Params
 ) -> list[str]:
     """Why the fast engine does not serve, in words; nothing if it does."""
     found = {
@@ -98,7 +111,9 @@ def _obstacles(
             recipe.network
         ),
         "batches of each network's own": recipe.own_batches,
-        "another optimizer than plain SGD": not is_sgd(recipe.optimizer, names, static),
+        "another optimizer than plain SGD": not is_sgd(
+            recipe.optimizer, traced, static, params
+        ),
     }
     return [words for words, true in found.items() if true]
 
@@ -108,7 +123,7 @@ def choose(
     data: Dataset,
     params: Params,
     *,
-    names: Collection[str],
+    traced: Mapping[str, Any],
     static: Mapping[str, Any],
     engine: str,
     count: int,
@@ -119,7 +134,7 @@ def choose(
         recipe: what is trained; its network is one network.
         data: whose shapes a user's gradient is tried on, like
         params: of one network.
-        names: of the values that differ between networks.
+        traced: one of the values that differ between networks, by name.
         static: the values that do not.
         engine: "fast", "plain", or "auto" for whichever is faster.
         count: networks to be trained.
@@ -132,7 +147,7 @@ def choose(
     if engine not in ("auto", "fast", "plain"):
         raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
     network, own = recipe.network, recipe.value_and_grad
-    obstacles = _obstacles(recipe, names, static) if engine != "plain" else []
+    obstacles = _obstacles(recipe, traced, static, params) if engine != "plain" else []
     if engine == "fast" and obstacles:
         raise ValueError(
             f"engine fast: expected what it serves, found {' and '.join(obstacles)}"

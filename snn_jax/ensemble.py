@@ -11,7 +11,7 @@ many as there are cores are fastest.
 
 import functools
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -98,12 +98,12 @@ def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Co
     def all_fast(
         states: State, seeds: Array, points: Points, when: When, train: Split, left: Any
     ) -> tuple[State, dict[str, Array]]:
-        def rate(_: Array, point: Points) -> Array:
-            return sgd_rate(recipe.optimizer, dict(static) | point)
+        def rate(_: Array, point: Points, params: Params) -> Array:
+            return sgd_rate(recipe.optimizer, dict(static) | point, params)
 
         after, loss = fast.run_epoch(
             states.params,
-            jax.vmap(rate)(seeds, points),
+            jax.vmap(rate)(seeds, points, states.params),
             order_of(*when, train.y, None),
             train,
             left,
@@ -194,7 +194,7 @@ class Ensemble:
         recipe: what is trained; its network is one network.
         data: what is learned (train), watched (valid) and reported (test).
         count: networks to be trained; no more devices are used than needed.
-        names: of the values that differ between networks.
+        traced: one of the values that differ between networks, by name.
         static: the other values of their point.
         engine: "auto", "fast" or "plain", see ``engines``.
         width: networks that a device trains side by side; the last bits of a result
@@ -216,19 +216,26 @@ class Ensemble:
         data: Dataset,
         *,
         count: int,
-        names: Sequence[str] = (),
+        traced: Mapping[str, Any] | None = None,
         static: Mapping[str, Any] | None = None,
         engine: str = "auto",
         width: int | None = None,
         with_signals: bool = True,
     ) -> None:
         static = dict(static or {})
-        self.recipe, self.data, self.names = recipe, data, tuple(names)
+        self.recipe, self.data = recipe, data
+        self.traced = dict(traced or {})
         self._core = _core(recipe)
         # What nobody here takes, such as an axis of the data, makes no other program.
-        taken = takes(recipe.network.init)[0] | takes(recipe.optimizer)[0]
-        self._static = tuple((k, v) for k, v in static.items() if k in taken)
-        point = static | {name: jnp.float32(1) for name in self.names}
+        by_init, any_init = takes(recipe.network.init)
+        by_optimizer, any_optimizer = takes(recipe.optimizer)
+        taken = by_init | by_optimizer
+        self._static = tuple(
+            (name, value)
+            for name, value in static.items()
+            if any_init or any_optimizer or name in taken
+        )
+        point = static | self.traced
         self.params = jax.eval_shape(
             lambda key: recipe.network.init(key, **given(recipe.network.init, point)),
             jax.random.key(0),
@@ -237,7 +244,7 @@ class Ensemble:
             recipe,
             data,
             self.params,
-            names=names,
+            traced=self.traced,
             static=static,
             engine=engine,
             count=count,
@@ -259,7 +266,15 @@ class Ensemble:
         outputs = jax.eval_shape(network.apply, self.params, x)
         datasets.checked(self.data, outputs.shape[1:])
         training.check_batch_size(self.recipe.batch_size, len(self.data.train.y))
-        found = jax.eval_shape(loss, outputs, jnp.asarray(y))
+        if y.dtype.kind not in "uifb":
+            raise ValueError(f"targets: expected numbers, found {y.dtype}")
+        try:
+            found = jax.eval_shape(loss, outputs, jnp.asarray(y))
+        except TypeError as error:
+            said = str(error).split("\n")[0]
+            raise ValueError(
+                f"loss: expected one that takes targets of {y.dtype} {y.shape}: {said}"
+            ) from None
         if found.shape != (len(y),):
             raise ValueError(
                 f"loss: expected a number for each of {len(y)} examples, found shape "
@@ -352,7 +367,9 @@ class Ensemble:
         """The programs of one device, by what they do, lowered and not compiled."""
         mesh = devices.mesh_for(1, 1)
         key, seeds = jax.random.key(0), np.zeros(self.width, np.int32)
-        points = {name: np.zeros(self.width, np.float32) for name in self.names}
+        points = {
+            name: np.full(self.width, value) for name, value in self.traced.items()
+        }
         start = _start(mesh, self._core, self._static)
         states = jax.eval_shape(start, key, seeds, points)
         run = _run_epoch(mesh, self._core, self.method, self._static)

@@ -201,6 +201,8 @@ VERDICT_COLORS = {
     "vanishing": "#3b6fb6",
     "saturated": "#d1495b",
     "diverged": "#5b2333",
+    "overfitting": "#e08e45",
+    "getting worse": "#8a6bbd",
 }
 
 

@@ -12,8 +12,14 @@ two losses of about 2.3 that are known to 16 digits, so it cannot see a gradient
 about 1e-16 * 2.3 / h, and deep in a sigmoid network gradients are far below that. The
 complex step (Squire & Trapp 1998; Lyness & Moler 1967) subtracts nothing. If the loss
 is analytic, loss(w + i h) = loss(w) + i h loss'(w) - O(h^2): the derivative stands
-alone in the imaginary part, with all its digits, and h can be so small that the rest
-vanishes.
+alone in the imaginary part, and h can be so small that the rest vanishes.
+
+What rounding alone does to a right gradient is known too. The sums z of a layer are
+rounded, the more the larger they are: autodiff at weights that differ in the last bits
+shows how much a leaf minds. And a gradient that begins with outputs minus targets, as
+p - e, knows 1 - p_y to an absolute 1e-16, which of an example whose loss is only l nats
+is a relative 1e-16 / l. A leaf may be off by a few times the sum of both; if that is
+more than a thousandth, nobody can check it, and it counts as blind.
 
 Some losses do not take complex numbers, or lose imaginary parts: in |z|, in a cast, in
 JAX's softplus and convolutions. The complex step is then left out, as None: if the loss
@@ -63,6 +69,13 @@ CENTRAL_TOLERANCE = 1e-5
 BLIND = CENTRAL_TOLERANCE / 10
 # A loss of 1e-10 nats is a difference of larger numbers and has six digits.
 LOSS_TOLERANCE = 1e-6
+EPS = float(np.finfo(np.float64).eps)
+# Times the rounding that is expected, a right gradient may be off.
+SAFETY = 16
+# Weights are moved by so many last bits, so many times, to see the rounding.
+MOVED_BITS, NUM_MOVED = 4, 4
+# From this rounding on a leaf cannot be checked.
+UNKNOWABLE = 1e-3
 
 
 class Check(NamedTuple):
@@ -76,6 +89,8 @@ class Check(NamedTuple):
         central: against the central difference.
         central_floor: relative error that rounding alone gives the central difference.
         loss: relative error of the loss beside the gradient, the same for all leaves.
+        rounding: relative error that rounding may give a right gradient.
+        loss_rounding: the same for the loss.
     """
 
     leaf: str
@@ -85,6 +100,13 @@ class Check(NamedTuple):
     central: float
     central_floor: float
     loss: float
+    rounding: float = 0.0
+    loss_rounding: float = 0.0
+
+    @property
+    def is_blind(self) -> bool:
+        """Whether rounding may be all there is to see: no way can check the leaf."""
+        return self.rounding > UNKNOWABLE
 
     @property
     def central_is_blind(self) -> bool:
@@ -94,11 +116,15 @@ class Check(NamedTuple):
     @property
     def agrees(self) -> bool:
         """Whether loss and leaf are right by all ways that see them; NaN is not."""
+        step = 0.0 if self.complex_step is None else self.complex_step
         return (
-            self.loss <= LOSS_TOLERANCE
-            and self.autodiff <= AUTODIFF_TOLERANCE
-            and (self.complex_step is None or self.complex_step <= COMPLEX_TOLERANCE)
-            and (self.central <= CENTRAL_TOLERANCE or self.central_is_blind)
+            self.loss <= max(LOSS_TOLERANCE, self.loss_rounding)
+            and self.autodiff <= max(AUTODIFF_TOLERANCE, self.rounding)
+            and step <= max(COMPLEX_TOLERANCE, self.rounding)
+            and (
+                self.central <= max(CENTRAL_TOLERANCE, self.rounding)
+                or self.central_is_blind
+            )
         )
 
 
@@ -162,11 +188,14 @@ def check(
         expected, grads = _autodiff(params, x, y, loss=loss)
         differences = _one_by_one(params, x, y, loss=loss, imaginary=False)
         steps = _complex_step(params, x, y, loss=loss)
+        rounding = _rounding(params, x, y, grads, loss=loss)
     autodiff = _floats(params, grads)
     floors = [_floor(expected, h) for h in autodiff]
     if steps and any(
         floor <= BLIND and _is_alone(*ways)
-        for floor, *ways in zip(floors, steps, autodiff, differences, strict=True)
+        for floor, *ways in zip(
+            floors, steps, autodiff, differences, rounding, strict=True
+        )
     ):
         steps = None
     checks = [
@@ -178,6 +207,8 @@ def check(
             central=relative_error(found[i], differences[i]),
             central_floor=floors[i],
             loss=relative_error(value, expected),
+            rounding=rounding[i],
+            loss_rounding=min(1.0, SAFETY * EPS / max(abs(float(expected)), EPS)),
         )
         for i, name in enumerate(_floats(params, gradients.leaf_names(params)))
     ]
@@ -290,8 +321,60 @@ def _floor(loss: Any, gradient: Any) -> float:
     return error / (error + 2 * norm) if norm else 1.0
 
 
-def _is_alone(step: Any, autodiff: Any, difference: Any) -> bool:
+@partial(jax.jit, static_argnames="loss")
+def _of_examples(
+    params: Params, x: Any, y: Any, *, loss: MeanLoss
+) -> tuple[Any, Params]:
+    """Losses of examples alone, and norms of the leaves of their gradients."""
+
+    def one(x: Any, y: Any) -> tuple[Any, Params]:
+        value, grads = _autodiff(params, x[None], y[None], loss=loss)
+        floats = _floats(params, grads)
+        return value, [
+            jnp.linalg.norm(g / _largest(g)) * _largest(g)
+            for g in map(jnp.ravel, floats)
+        ]
+
+    return jax.vmap(one)(x, y)
+
+
+def _rounding(
+    params: Params, x: Any, y: Any, grads: Params, *, loss: MeanLoss
+) -> list[float]:
+    """Relative error of every leaf that rounding may cause, see the top."""
+    found = np.zeros(len(_floats(params, grads)))
+    bits = np.random.default_rng(0)
+    for _ in range(NUM_MOVED):
+        moved = jax.tree.map(
+            lambda w: (
+                w * (1 + MOVED_BITS * EPS * bits.choice([-1.0, 1.0], w.shape))
+                if _is_float(w)
+                else w
+            ),
+            params,
+        )
+        _, beside = _autodiff(moved, x, y, loss=loss)
+        pairs = zip(_floats(params, grads), _floats(params, beside), strict=True)
+        found = np.maximum(found, [relative_error(*pair) for pair in pairs])
+    losses, norms = _of_examples(params, x, y, loss=loss)
+    relative = EPS / np.clip(np.asarray(losses), EPS, 1)
+    for i, (of_examples, whole) in enumerate(
+        zip(norms, _floats(params, grads), strict=True)
+    ):
+        of_leaf = len(x) * _norm(whole)
+        if of_leaf > 0:
+            found[i] += float((relative * np.asarray(of_examples)).sum()) / of_leaf
+    return [min(1.0, SAFETY * float(value)) for value in found]
+
+
+def _largest(g: Array) -> Array:
+    """Of the absolute values; 1 where all are 0."""
+    largest = jnp.abs(g).max()
+    return jnp.where(largest > 0, largest, 1)
+
+
+def _is_alone(step: Any, autodiff: Any, difference: Any, rounding: float) -> bool:
     """Whether the other two, which agree, are against it; if NaN, they are."""
-    agrees = relative_error(step, autodiff) <= COMPLEX_TOLERANCE
+    agrees = relative_error(step, autodiff) <= max(COMPLEX_TOLERANCE, rounding)
     near = relative_error(autodiff, difference)
     return not agrees and not relative_error(step, difference) <= 10 * near

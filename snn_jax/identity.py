@@ -7,12 +7,14 @@ function do not. With the program go the key, the data and the points of the gri
 what else bits depend on: versions, device, instruction set, random generator.
 """
 
+import contextlib
 import functools
 import hashlib
 import inspect
 import os
 import platform
 import re
+import sysconfig
 import types
 from collections.abc import Mapping
 from importlib import metadata
@@ -32,6 +34,10 @@ HARMLESS_FLAGS = ("--xla_force_host_platform_device_count",)
 
 class RunError(ValueError):
     """A run that cannot go on in a folder: what was expected and what was found."""
+
+
+# Where Python keeps its own modules.
+STANDARD_LIBRARY = sysconfig.get_path("stdlib")
 
 
 def _sha(*parts: bytes | str) -> str:
@@ -111,28 +117,57 @@ def code_digest(function: Any) -> str:
             if id(thing) in seen:
                 return "seen"
             seen.add(id(thing))
-            used = inspect.getclosurevars(thing)
-            # What packages define is known by their versions.
-            outer = [
-                digest(value)
-                for name, value in sorted({**used.globals, **used.nonlocals}.items())
-                if not inspect.ismodule(value) and not _installed(value)
-            ]
-            return _sha(digest(thing.__code__), *outer, digest(thing.__defaults__))
+            outer = [digest(value) for value in _named_by(thing)]
+            defaults = digest((thing.__defaults__, thing.__kwdefaults__))
+            return _sha(digest(thing.__code__), *outer, defaults)
         if callable(thing) and hasattr(thing, "__dict__"):
             return _sha(type(thing).__qualname__, digest(vars(thing)))
-        return _sha(type(thing).__name__, repr(thing))
+        # Where an object lies in memory is no part of it.
+        shown = re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+        return _sha(type(thing).__name__, shown)
 
     return digest(function)
 
 
+def _named_by(function: types.FunctionType) -> list[Any]:
+    """What its code names, inner functions too, and no installed package defines.
+
+    What packages define is known by their versions.
+    """
+
+    def names_in(code: types.CodeType) -> set[str]:
+        inner = (c for c in code.co_consts if isinstance(c, types.CodeType))
+        return set(code.co_names).union(*map(names_in, inner))
+
+    names = sorted(names_in(function.__code__))
+    found = []
+    for name in names:
+        value = function.__globals__.get(name)
+        if inspect.ismodule(value):
+            if not _installed(value):
+                found += [
+                    getattr(value, inner)
+                    for inner in names
+                    if isinstance(getattr(value, inner, None), types.FunctionType)
+                ]
+        elif name in function.__globals__ and not _installed(value):
+            found.append(value)
+    for cell in function.__closure__ or ():
+        with contextlib.suppress(ValueError):  # not filled yet
+            if not inspect.ismodule(cell.cell_contents):
+                found.append(cell.cell_contents)
+    return [value for value in found if not _installed(value)]
+
+
 def _installed(value: Any) -> bool:
-    """Whether it is a function or class of an installed package."""
-    if not callable(value):
+    """Whether it is a function or class of an installed package, or the package."""
+    if not callable(value) and not inspect.ismodule(value):
         return False
-    module = inspect.getmodule(value)
+    module = value if inspect.ismodule(value) else inspect.getmodule(value)
+    if module is None or module.__name__ == "__main__":  # a notebook has no file
+        return False
     file = getattr(module, "__file__", None)
-    return module is not None and (file is None or "site-packages" in file)
+    return file is None or "site-packages" in file or file.startswith(STANDARD_LIBRARY)
 
 
 @functools.cache

@@ -23,9 +23,9 @@ from typing import NamedTuple
 import numpy as np
 
 from snn_jax import containers
-from snn_jax.containers import DataError as DataError
-from snn_jax.containers import Item
 from snn_jax.datasets import Dataset, Split
+from snn_jax.sources import DataError as DataError
+from snn_jax.sources import Item
 
 EMBEDDED = Path(__file__).parent / "data" / "mnist.npz"
 # Words in the names of arrays, files and folders, and what they mean.
@@ -48,8 +48,8 @@ LAYOUT = {
 }
 SPLITS = ("train", "valid", "test")
 MEANING = {word: meaning for meaning, words in LAYOUT.items() for word in words}
-# Largest pixels, and what they are divided by.
-LEVELS = {1: 1, 15: 15, 16: 16}
+# Largest pixels of few levels, which they are divided by.
+LEVELS = (15, 16)
 # With more classes than this the labels are no classes.
 MAX_CLASSES = 1000
 # Shares of a class in the whole and in its last sixth differ by chance up to about so
@@ -96,7 +96,11 @@ def read(path: str | Path | None = None) -> Loaded:
     path = EMBEDDED if path is None else Path(path)
     notes: list[str] = []
     try:
-        pairs = _pairs(path, containers.read(path), notes)
+        items = containers.read(path)
+        if path.is_file():  # how that is called says nothing of its parts
+            start = f"{path.name}/"
+            items = [Item(name.removeprefix(start), values) for name, values in items]
+        pairs = _pairs(path, items, notes)
         images = _images(path, {name: x for name, (x, _) in pairs.items()}, notes)
         labels = _labels(path, {name: y for name, (_, y) in pairs.items()}, notes)
         whole = {name: (images[name], labels[name]) for name in pairs}
@@ -119,9 +123,9 @@ def _meanings(name: str) -> dict[str, str]:
         text = re.sub(r"([a-z])([A-Z])", r"\1 \2", part).lower()
         # xtrain, trainx, ytest, trainlabels: two words in one.
         words = "|".join(sorted(MEANING, key=len, reverse=True))
-        for word in re.findall(r"t10k|[a-z]+", text):
+        for word in reversed(re.findall(r"t10k|[a-z]+", text)):
             two = re.fullmatch(f"({words})({words})", word)
-            for piece in two.groups() if two and word not in MEANING else (word,):
+            for piece in two.groups()[::-1] if two and word not in MEANING else (word,):
                 meaning = MEANING.get(piece)
                 if meaning:
                     found.setdefault("split" if meaning in SPLITS else "role", meaning)
@@ -131,8 +135,7 @@ def _meanings(name: str) -> dict[str, str]:
 def _pairs(path: Path, items: list[Item], notes: list[str]) -> dict[str, Pair]:
     """Images and labels by split; "all" where nothing says which."""
     slots: dict[tuple[str, str], Item] = {}
-    nameless = [item for item in items if "role" not in _meanings(item.name)]
-    if len(items) == 2 and len(nameless) == 2:  # arr_0 and arr_1
+    if [item.name for item in items] == ["arr_0", "arr_1"]:
         x, y = sorted(items, key=lambda item: -item.values.size)
         items = [Item("all/x", x.values), Item("all/y", y.values)]
     for item in items:
@@ -150,15 +153,19 @@ def _pairs(path: Path, items: list[Item], notes: list[str]) -> dict[str, Pair]:
         if images and labels:
             pairs[split] = images.values, labels.values
         elif images and split == "test":
-            where = images.name.rsplit("/", 1)[0]
+            where = images.name.removesuffix("/images")
             notes.append(f"{where} passed over, which has no labels")
+        elif (images or labels) and split == "all" and ("train", "x") in slots:
+            passed = [item.name for item in (images, labels) if item]
+            notes.append(f"{passed[0]} passed over, which is in no split")
         elif images or labels:
             found = ", ".join(item.name for item in items[:6])
             missing = f"{split} {'labels' if images else 'images'}".removeprefix("all ")
             raise DataError(path, f"{missing} beside what is there", found)
     if "train" not in pairs and "all" in pairs:
         pairs["train"] = pairs.pop("all")
-    pairs.pop("all", None)
+    if pairs.pop("all", None):
+        notes.append(f"{slots['all', 'x'].name} passed over, which is in no split")
     if "train" not in pairs:
         found = ", ".join(item.name for item in items[:6]) or "no arrays"
         wanted = "training images and labels, in names such as x_train and y_train"
@@ -224,7 +231,7 @@ def _divisor(path: Path, rows: dict[str, np.ndarray]) -> int:
     if largest <= 1:
         divisor = 1
     elif largest in LEVELS:
-        divisor = LEVELS[int(largest)]
+        divisor = int(largest)
     elif 128 <= largest <= 255:
         divisor = 255
     elif 2**15 <= largest < 2**16:
@@ -246,6 +253,8 @@ def _labels(
     flat = {name: _column(path, name, y, notes) for name, y in labels.items()}
     together = np.concatenate(list(flat.values()))
     if together.dtype.kind in "OSU":
+        if any(value != value or value is None for value in together):
+            raise DataError(path, "a label for each image", "missing labels")
         texts = together.astype(str)
         names = np.unique(texts)
         if all(re.fullmatch(r"\d{1,9}(\.0*)?", name) for name in names):

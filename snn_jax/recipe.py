@@ -74,13 +74,13 @@ def takes(function: Any) -> tuple[frozenset[str], bool]:
 
 
 def given(function: Any, point: Mapping[str, Any]) -> dict[str, Any]:
-    """The values of a point that a function takes, by name.
+    """The values of a point that a function takes, by name; all if it takes any.
 
     >>> given(lambda key, scale=1.0: None, {"scale": 0.1, "learning_rate": 0.3})
     {'scale': 0.1}
     """
-    names, _ = takes(function)
-    return {name: value for name, value in point.items() if name in names}
+    names, any_name = takes(function)
+    return {k: value for k, value in point.items() if any_name or k in names}
 
 
 def transformation(

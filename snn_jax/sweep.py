@@ -121,7 +121,7 @@ class Sweep:
                 named.at(self.recipe, point),
                 datasets.checked(named.data_at(self.data, point)),
                 count=self.axes.per_program,
-                names=self.axes.traced,
+                traced=self.axes.examples(),
                 static=point,
                 **self._options,
             )

@@ -7,6 +7,7 @@ import functools
 import os
 import subprocess
 import sys
+import types
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -277,3 +278,31 @@ def test_other_callbacks_cannot_be_known_again() -> None:
     sweep = Sweep(jax.random.key(0), DATA, recipe, signals=False)
     with pytest.raises(identity.RunError, match="found a callback to Python"):
         Identity(sweep)
+
+
+# Code with a helper that is reached in another way each; and two constants for it.
+HELPERS = {
+    "inside a lambda": "def f(x): return (lambda v: helper(v))(x)",
+    "inside a comprehension": "def f(x): return [helper(v) for v in x]",
+    "inside an inner function": "def f(x):\n def g(v): return helper(v)\n return g(x)",
+    "keyword default": "def f(x, *, factor=CONSTANT): return x * factor",
+    "of a module": "def f(x): return mine.helper(x)",
+}
+
+
+@pytest.mark.parametrize("way", HELPERS)
+@pytest.mark.parametrize("module", ["__main__", "somewhere"])
+def test_an_edited_helper_is_another_code(way: str, module: str) -> None:
+    """Of a gradient in NumPy, however the helper is reached; notebooks have no file."""
+
+    def made(constant: float) -> Any:
+        code = f"def helper(v): return v * CONSTANT\n{HELPERS[way]}"
+        names: dict[str, Any] = {"__name__": module, "mine": types.ModuleType("mine")}
+        names["mine"].__file__ = "mine.py"
+        exec(code.replace("CONSTANT", repr(constant)), names)
+        names["mine"].helper = names["helper"]
+        return names["f"]
+
+    first, same, other = (identity.code_digest(made(c)) for c in (2.0, 2.0, 3.0))
+    assert first == same
+    assert first != other

@@ -54,13 +54,18 @@ def npy(array: np.ndarray) -> bytes:
 
 
 def csv(
-    part: slice, header: bool = True, label: str = "label", last: bool = False
+    part: slice,
+    header: bool = True,
+    label: str = "label",
+    last: bool = False,
+    pixels_alone: bool = False,
 ) -> bytes:
     """As on Kaggle: the label and 784 pixels a row."""
     names = [label, *(f"pixel{i}" for i in range(FLAT.shape[1]))]
     rows = np.column_stack([Y[part], FLAT[part]])
     if last:
         names, rows = names[1:] + names[:1], np.roll(rows, -1, axis=1)
+    rows = rows[:, 1:] if pixels_alone else rows
     lines = [",".join(map(str, row)) for row in rows.tolist()]
     return "\n".join([",".join(names)] * header + lines).encode() + b"\n"
 
@@ -199,6 +204,51 @@ LAYOUTS: dict[str, tuple[dict[str, bytes], str]] = {
         },
         "",
     ),
+    "CSV with a counted row": (
+        {
+            f"{n}.csv": b"\n".join(
+                (str(i).encode() if i else b"") + b"," + line
+                for i, line in enumerate(csv(p).strip().split(b"\n"))
+            )
+            for n, p in (("train", TRAIN), ("test", TEST))
+        },
+        "",
+    ),
+    "CSV of Excel": (
+        {
+            "train.csv": b"\xef\xbb\xbf" + csv(TRAIN, False),
+            "test.csv": b"\xef\xbb\xbf" + csv(TEST),
+        },
+        "",
+    ),
+    "CSV of names": (
+        {
+            f"{n}.csv": b"\n".join(
+                b"class " + line for line in csv(p, False).strip().split(b"\n")
+            )
+            for n, p in (("train", TRAIN), ("test", TEST))
+        },
+        "labels class 0, class 1, class 2, class 3, .. numbered",
+    ),
+    "images and labels apart": (
+        {
+            "x_train.csv": csv(TRAIN, False, pixels_alone=True),
+            "y_train.csv": b"label\n" + b"\n".join(b"%d" % y for y in Y[TRAIN]),
+            "x_test.csv": csv(TEST, False, pixels_alone=True),
+            "y_test.csv": b"\n".join(b"%d" % y for y in Y[TEST]),
+        },
+        "",
+    ),
+    "zip of a Mac": (
+        {"m.zip": zipped(IDX | {"__MACOSX/._train-images-idx3-ubyte": b"Mac OS X"})},
+        "",
+    ),
+    "npz without names": ({"d.npz": npz_of(arr_0=X, arr_1=Y)}, "test: a sixth of"),
+    "names of two words": (
+        npz("train_data train_data_labels test_data test_data_labels"),
+        "",
+    ),
+    "data_x": (npz("train_data_x train_data_y test_data_x test_data_y"), ""),
     "CSV by semicolons": (
         {"train.csv": csv(TRAIN).replace(b",", b";"), "test.csv": csv(TEST)},
         "",
@@ -235,6 +285,11 @@ def test_a_layout_is_read(layout: str, tmp_path: Path) -> None:
     x = PADDED if layout == "32 x 32" else X
     expected = x.reshape(72, -1) / np.float32(255)
     assert said in "; ".join(notes)
+    if said.startswith("test"):  # drawn: the same images in another order
+        assert np.sort([float(x.sum()) for s in data for x in s.x]) == pytest.approx(
+            np.sort(expected.sum(axis=1)), rel=1e-5
+        )
+        return
     assert [len(split.y) for split in data] == [50, 10, 12]
     np.testing.assert_allclose(np.concatenate([s.x for s in data]), expected, rtol=1e-6)
     np.testing.assert_array_equal(np.concatenate([s.y for s in data]), Y)
@@ -356,6 +411,19 @@ def test_parquet(tmp_path: Path) -> None:
 
 
 # By name: files that are no data set, and what is said.
+def bomb_of_bombs() -> bytes:
+    """Each of twenty members is harmless, all together are not."""
+    harmless = gzip.compress(idx(np.zeros((10_000, 28, 28))), 9)
+    return zipped({f"{i}-images-idx3-ubyte.gz": harmless for i in range(20)})
+
+
+def sparse_tar() -> bytes:
+    """A member that is said to be a gigabyte, and is not there."""
+    info = tarfile.TarInfo("train-images-idx3-ubyte")
+    info.size = 2**30
+    return info.tobuf() + bytes(20 * 512)
+
+
 ASKED: dict[str, tuple[dict[str, bytes], str]] = {
     "one IDX file": (
         dict([next(iter(IDX.items()))]),
@@ -393,6 +461,17 @@ ASKED: dict[str, tuple[dict[str, bytes], str]] = {
     "zip in zip": (
         {"a.zip": zipped({"b.zip": zipped({"c.zip": zipped({"d.zip": zipped(IDX)})})})},
         "archives in archives",
+    ),
+    "bombs in a zip": ({"a.zip": bomb_of_bombs()}, "that expands at most 30 : 1"),
+    "a hole in a tar": ({"a.tar": sparse_tar()}, "a whole tar file"),
+    "a ruler": ({"a.txt": b"%" * 60 + b"\nhello"}, "mnist.pkl.gz, an npz"),
+    "two columns of labels": (
+        {"train.csv": csv(TRAIN).replace(b"pixel5,", b"class,")},
+        "one column of labels, found label, class",
+    ),
+    "labels that are missing": (
+        {"train.csv": csv(TRAIN, label="name").replace(b"\n5,", b"\n,")},
+        "could be labels|missing",
     ),
     "sparse ARFF": (
         {"a.arff": arff(TRAIN).split(b"@DATA")[0] + b"@DATA\n{0 1, 784 '5'}\n"},

@@ -16,7 +16,10 @@ MODULES = sorted(path.stem for path in PACKAGE.glob("*.py") if path.stem != "__i
 MAY_IMPORT: dict[str, set[str]] = {
     "datasets": set(),
     "_pickles": set(),
-    "mnist": {"_pickles", "datasets"},
+    "sources": set(),
+    "tables": {"sources"},
+    "containers": {"_pickles", "sources", "tables"},
+    "mnist": {"containers", "datasets", "sources"},
     "activations": set(),
     "initializers": set(),
     "networks": {"activations", "initializers"},

@@ -354,3 +354,48 @@ def test_the_assignments_answer(dataset: Dataset) -> None:
     assert (np.abs(stuck.test_loss - found.label_entropy) < 0.03).all()
     assert (np.abs(stuck.label_information.isel(epoch=-1)) < 0.03).all()
     assert (found.sel(scale=1.0, learning_rate=1.0).test_accuracy > 0.75).all()
+
+
+def test_sgd_for_some_arrays_alone_is_not_sgd(small: Dataset) -> None:
+    """The fast engine would move what the optimizer holds still."""
+
+    def frozen(learning_rate: Any) -> optax.GradientTransformation:
+        def others(params: Any) -> Any:
+            return {name: name == "W1" for name in params}
+
+        still = optax.masked(optax.set_to_zero(), others)
+        return optax.chain(optax.sgd(learning_rate), still)
+
+    axes = {"scale": [0.1], "learning_rate": [0.1, 0.3]}
+    for optimizer, engine in ((frozen, "plain"), (optax.sgd, "fast")):
+        recipe = Recipe(NET, optimizer=optimizer)
+        many = Sweep(KEY, small, recipe, axes, seeds=20)
+        assert many.ensemble(0).method.engine == engine
+    renamed = Recipe(NET, optimizer=lambda rate: optax.sgd(rate))
+    many = Sweep(KEY, small, renamed, {"rate": [0.1, 0.3]}, seeds=20)
+    assert many.ensemble(0).method.engine == "fast"
+
+
+def test_an_optimizer_that_takes_any_value_is_given_it(small: Dataset) -> None:
+    def optimizer(learning_rate: Any, **others: Any) -> optax.GradientTransformation:
+        return optax.sgd(learning_rate, **others)
+
+    axes = {"learning_rate": [0.1], "momentum": [0.0, 0.9]}
+    network = Network(
+        lambda key: {"W": jnp.zeros((10, 784))}, lambda params, x: x @ params["W"].T
+    )
+    recipe = Recipe(network, optimizer=optimizer, num_epochs=1)
+    found = sweep(KEY, small, recipe, axes, signals=False).test_loss.values.ravel()
+    assert found[0] != found[1]
+
+
+def test_whole_numbers_index(small: Dataset) -> None:
+    """An axis of whole numbers is one of whole numbers in init, too."""
+    scales = jnp.array([0.0, 1.0])
+
+    def init(key: Any, variant: Any) -> Any:
+        return {"W": scales[variant] * jax.random.normal(key, (10, 784))}
+
+    recipe = Recipe(Network(init, lambda params, x: x @ params["W"].T))
+    many = Sweep(KEY, small, recipe, {"variant": [0, 1], "learning_rate": [0.1]})
+    assert many.num_networks == 2
