@@ -4,6 +4,7 @@ Nothing here may import jax, so that ``--help`` is instant.
 """
 
 import argparse
+import codecs
 import contextlib
 import io
 import math
@@ -181,6 +182,71 @@ def commit() -> str:
     return done.stdout.strip() or "unknown"
 
 
+# Settings of JAX by the environment under which the scripts cannot work, and why.
+UNFIT = {
+    "JAX_DISABLE_JIT": "everything is compiled",
+    "JAX_DEBUG_NANS": "networks that diverge are results",
+    "JAX_DEBUG_INFS": "networks that diverge are results",
+    "JAX_NUMPY_DTYPE_PROMOTION": "numbers of several types meet",
+    "JAX_TRANSFER_GUARD": "data move between host and devices",
+}
+HARMLESS = ("", "0", "false", "f", "no", "n", "off", "standard", "allow")
+
+
+def check_environment() -> None:
+    """Raises SettingError for settings of JAX that would end in a traceback."""
+    for name, value in os.environ.items():
+        for unfit, why in UNFIT.items():
+            wrong = name.startswith(unfit) and value.lower() not in HARMLESS
+            expect(not wrong, name, f"it unset, as {why}", value)
+    count = os.environ.get("JAX_NUM_CPU_DEVICES", "1")
+    good = count.isdecimal() and int(count) >= 1
+    expect(good, "JAX_NUM_CPU_DEVICES", "a whole number of at least 1", count)
+    platforms = os.environ.get("JAX_PLATFORMS")
+    if platforms:
+        import jax
+
+        try:
+            jax.devices()
+        except RuntimeError:
+            wanted = "devices that are here, or unset"
+            expect(False, "JAX_PLATFORMS", wanted, platforms)
+
+
+def _plain(error: UnicodeError) -> tuple[str, int]:
+    """What a terminal without such letters shows instead of them."""
+    assert isinstance(error, UnicodeEncodeError)
+    letters = error.object[error.start : error.end].replace("\xa0", " ")
+    return letters.encode("ascii", "backslashreplace").decode(), error.end
+
+
+class _Lasting(io.FileIO):
+    """Standard output that goes on when nobody listens any more, as behind head."""
+
+    def write(self, content: Any) -> int:
+        try:
+            return super().write(content)
+        except BrokenPipeError:
+            return len(content)
+
+
+def use_any_terminal() -> None:
+    """Makes every print safe: on any encoding, on a closed or abandoned output."""
+    codecs.register_error("plain", _plain)
+    for name in ("stdout", "stderr"):
+        stream = getattr(sys, name)
+        if stream is None:  # closed
+            setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
+        elif isinstance(stream, io.TextIOWrapper) and stream is sys.__stdout__:
+            raw = _Lasting(stream.fileno(), "w", closefd=False)
+            sys.stdout = io.TextIOWrapper(
+                io.BufferedWriter(raw), stream.encoding, "plain",
+                line_buffering=stream.line_buffering,
+            )  # fmt: skip
+        elif isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="plain")
+
+
 def use_all_cores() -> None:
     """Makes JAX see a device for every core, unless the user has chosen otherwise.
 
@@ -235,20 +301,24 @@ def run(
         preset = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
         preset.add_argument("--preset")
         default = presets.get(str(preset.parse_known_args()[0].preset))
+    use_any_terminal()
     parsed = _parse(settings, doc, default)
     try:
         parsed.validate()
+        check_environment()
         use_all_cores()
         code = main(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:
         print("\nstopped", file=sys.stderr)
         code = 130
-    except BrokenPipeError:  # piped into head, say, which has seen enough
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        code = 0
     except OSError as error:
-        print(f"error: {error}", file=sys.stderr)
+        said = str(error)
+        if error.filename is None and error.errno is not None:
+            said = f"standard output: expected room to print, found {error.strerror}"
+            # Python would try to write it once more.
+            sys.stdout = open(os.devnull, "w", encoding="utf-8")  # noqa: SIM115
+        print(f"error: {said}", file=sys.stderr)
         code = 2
     except ValueError as error:
         from snn_jax.gradients import GradientError

@@ -60,6 +60,7 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any, Literal
 
+sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
 
 if TYPE_CHECKING:

@@ -12,6 +12,7 @@ given again.
 """
 
 import re
+import sys
 import textwrap
 import warnings
 from collections.abc import Callable
@@ -19,6 +20,7 @@ from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
 
 if TYPE_CHECKING:

@@ -8,9 +8,12 @@ differences, in float64; and with autodiff on every image alone. Exits with 1 if
 ways disagree that should not.
 """
 
+import sys
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING
 
+sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
 
 if TYPE_CHECKING:

@@ -32,11 +32,13 @@ A row that differs and has no explanation gives the exit code 1. What is finishe
 kept in the folder, and the same command goes on from there.
 """
 
+import sys
 import textwrap
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
+sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
 from _published_rows import EXPERIMENTS, SLOW, Found, Row, read_rows
 

@@ -12,6 +12,7 @@ network can be and still learn, beside theory's depth scale. Stopped by anything
 goes on where it was when the same command is given again.
 """
 
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
@@ -19,6 +20,7 @@ from math import isfinite
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
 from _words import answers, number, percent, sections
 

@@ -6,10 +6,12 @@ Trains it on MNIST with stochastic gradient descent, with the gradients derived 
 or by autodiff: the curves are the same. Biases start at 0, weights at N(0, 0.1^2).
 """
 
+import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Literal
 
+sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
 
 INIT_SCALE = 0.1

@@ -77,12 +77,20 @@ def write(path: Path, content: bytes) -> None:
         file.write(content)
 
 
+def _version(package: str) -> str:
+    """Of a package; of a checkout that is on the path and not installed in words."""
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return "not installed"
+
+
 def environment() -> dict[str, str]:
     """Versions and device, by which a result can be told from another machine's."""
     device = jax.devices()[0]
     return {
         "python": platform.python_version(),
-        **{name: metadata.version(name) for name in PACKAGES},
+        **{name: _version(name) for name in PACKAGES},
         "platform": platform.platform(),
         "device": f"{len(jax.devices())} x {device.device_kind}",
     }

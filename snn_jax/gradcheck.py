@@ -356,6 +356,8 @@ def _rounding(
         _, beside = _autodiff(moved, x, y, loss=loss)
         pairs = zip(_floats(params, grads), _floats(params, beside), strict=True)
         found = np.maximum(found, [relative_error(*pair) for pair in pairs])
+    if min(np.ndim(x), np.ndim(y)) == 0:  # no examples that could be taken apart
+        return [min(1.0, SAFETY * float(value)) for value in found]
     losses, norms = _of_examples(params, x, y, loss=loss)
     relative = EPS / np.clip(np.asarray(losses), EPS, 1)
     for i, (of_examples, whole) in enumerate(

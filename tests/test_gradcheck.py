@@ -9,7 +9,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snn_jax import activations, backprop, gradcheck, gradients, losses
+from snn_jax import activations, backprop, gradcheck, gradients, losses, networks
+from snn_jax.datasets import Dataset
 from snn_jax.gradients import GradientError, ValueAndGrad
 from snn_jax.networks import MLP, Network, Params
 
@@ -58,6 +59,43 @@ def test_no_false_alarm(net: str, batch: Batch) -> None:
             assert check.complex_step is not None
             assert check.loss <= 1e-14
             assert net == "deep" or scale > 1 or not check.central_is_blind
+
+
+@pytest.mark.parametrize(("scale", "seed"), [(30.0, 5), (100.0, 5), (100.0, 6)])
+def test_rounding_of_large_weights_is_no_alarm(
+    scale: float, seed: int, dataset: Dataset
+) -> None:
+    """Where a label is known to 1e-7, or to 1e-17, 1 - p_y has few digits, or none.
+
+    A mistake in what can be seen is one still, in leaves that are not blind.
+    """
+    x, y = dataset.train.x[:2], dataset.train.y[:2]
+    params = networks.DEEP.init(jax.random.key(seed), scale=scale)
+    loss = gradients.mean_loss(networks.DEEP)
+    by_hand = backprop.value_and_grad(networks.DEEP)
+
+    def wrong(params: Any, x: Any, y: Any) -> Any:
+        value, grads = by_hand(params, x, y)
+        return value, {name: 1.0001 * grad for name, grad in grads.items()}
+
+    right = gradcheck.check(by_hand, params, x, y, loss=loss)
+    assert all(check.agrees for check in right)
+    seen = [check for check in right if not check.is_blind]
+    assert len(seen) >= 3
+    for check in gradcheck.check(wrong, params, x, y, loss=loss):
+        assert check.is_blind or not check.agrees
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("net", [networks.SHALLOW, networks.DEEP])
+def test_no_false_alarm_in_two_hundred_seeds(net: MLP, dataset: Dataset) -> None:
+    """At scales from 1e-3 to 100, one for each seed."""
+    x, y = dataset.train.x[:2], dataset.train.y[:2]
+    loss, by_hand = gradients.mean_loss(net), backprop.value_and_grad(net)
+    for seed, scale in enumerate(np.geomspace(1e-3, 100, 200)):
+        params = net.init(jax.random.key(seed), scale=scale, bias_scale=scale)
+        for check in gradcheck.check(by_hand, params, x, y, loss=loss):
+            assert check.agrees, (seed, scale, check)
 
 
 def test_rounding_explains_where_differences_are_blind(batch: Batch) -> None:
