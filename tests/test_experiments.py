@@ -8,10 +8,11 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import _command_line
 import jax.numpy as jnp
+import numpy as np
 import published
 import pytest
 import test_tutorial
@@ -348,3 +349,60 @@ def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "--out: expected a folder to write to" in done.stderr
     assert "training" not in done.stderr  # before the work, not after it
+
+
+def of_classes(count: int, side: int = 8, per_class: int = 24) -> dict[str, Any]:
+    """A class an image, with noise; in turn, so that the last sixth is like all."""
+    rng = np.random.default_rng(count)
+    y = np.arange(count * per_class) % count
+    x = rng.integers(0, 200, (count, side, side))[y] + rng.integers(0, 56, (side, side))
+    noise = rng.integers(-20, 20, x.shape)
+    x = np.clip(x + noise, 0, 255).astype(np.uint8)
+    return {"images": x, "labels": y}
+
+
+def other_data() -> dict[str, dict[str, Any]]:
+    """Data of every kind that is not MNIST."""
+    ten = of_classes(10)
+    rng = np.random.default_rng(0)
+    x, y = ten["images"], ten["labels"]
+    train, test = {"train_images": x, "train_labels": y}, {"test_images": x[:60]}
+    test["test_labels"] = y[:60]
+    valid = {"val_images": x[:50], "val_labels": y[:50] % 9}
+    return {
+        "26 classes of 8 x 8": of_classes(26),
+        "2 classes": of_classes(2),
+        "3 classes": of_classes(3),
+        "47 classes": of_classes(47),
+        "32 x 32": of_classes(10, side=32),
+        "no class 9 to validate": train | valid | test,
+        "all the same": ten | {"images": np.full_like(ten["images"], 7 * 36)},
+        "labels of noise": ten | {"labels": rng.permutation(ten["labels"])},
+        "twenty images": of_classes(4, per_class=5),
+    }  # fmt: skip
+
+
+DATA = [
+    pytest.param(name, marks=[] if i == 0 else pytest.mark.full)
+    for i, name in enumerate(other_data())
+]
+
+
+@pytest.mark.parametrize("name", DATA)
+def test_other_data(name: str, tmp_path: Path, run_here: Callable[..., Done]) -> None:
+    """To the end, with a page, in words that fit; what was read is stored."""
+    file, out = tmp_path / "data.npz", tmp_path / "run"
+    np.savez(file, **other_data()[name])
+    few = ["--batch-size", "2", "--epochs", "2", "--data", str(file)]
+    more = ["--scales", "1", "--learning-rates", "1", "--seeds", "1", "--depth", "2"]
+    done = run_here("convergence", *few, *more, "--no-depth-study", "--out", str(out))
+    assert done.returncode == 0, done.stderr
+    page = (out / "report.html").read_text(encoding="utf-8")
+    assert "digit" not in done.stdout + page
+    said = next(line for line in done.stdout.splitlines() if "divided by 255" in line)
+    stored = json.loads((out / "settings.json").read_text())["settings"]
+    assert stored["what was read"] in said
+    assert ("all images are the same" in done.stdout) == (name == "all the same")
+    done = run_here("shallow", *few, "--out", str(tmp_path / "shallow"))
+    assert done.returncode == 0, done.stderr
+    assert re.search(r"^test accuracy: ", done.stdout, re.MULTILINE)
