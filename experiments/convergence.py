@@ -379,7 +379,7 @@ def tables(result: "xr.Dataset") -> dict[str, list[list[str]]]:
     """The page's tables, by section."""
     import _answer
 
-    from snn_jax import diagnosis
+    from snn_jax import diagnosis, hindsight
 
     found = {
         "outcomes": _answer.outcome_table(result),
@@ -392,9 +392,9 @@ def tables(result: "xr.Dataset") -> dict[str, list[list[str]]]:
         found["drift"] = _answer.drift_table(result)
     early = int(result.epoch[-1]) // diagnosis.LONGEST_HORIZON
     if early >= 1:
-        counts = diagnosis.confusion(result, early)
+        counts = hindsight.confusion(result, early)
         found["confusion"] = _answer.confusion_table(counts)
-        found["outcomes_later"] = _answer.outcome_counts(diagnosis.outcomes(result, 1))
+        found["outcomes_later"] = _answer.outcome_counts(hindsight.outcomes(result, 1))
     return found
 
 

@@ -33,6 +33,7 @@ what is seen:
     meanfield     what theory predicts
     comparison    theory beside measurement
     diagnosis     the verdict on each network, with its evidence
+    hindsight     did the verdicts come true?
     remedies      what makes the deep network learn
     figures       pictures of a result
     report        one page with all of it

@@ -20,7 +20,6 @@ depths, learning rates, seeds and batch sizes), see ``tests/test_diagnosis.py``.
 """
 
 import math
-from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -173,6 +172,15 @@ def _gain(known: np.ndarray) -> float:
     return float(known[-1] - known[seen[-1]]) * num_epochs / back
 
 
+def _check_curves(*curves: Any) -> None:
+    """Raises ValueError unless all are of one network and the same epochs."""
+    shapes = [np.shape(curve) for curve in curves]
+    if len(shapes[0]) != 1 or set(shapes) != {shapes[0]}:
+        raise ValueError(f"curves: expected one of each, (T + 1,), found {shapes}")
+    if shapes[0][0] < 2:
+        raise ValueError(f"epochs: expected at least 1, found {shapes[0][0] - 1}")
+
+
 def diagnose(
     information: Any,
     spread: Any,
@@ -302,7 +310,7 @@ def _saturation(result: xr.Dataset) -> xr.DataArray:
     return above.fillna(first)
 
 
-def _each(result: xr.Dataset, values: xr.DataArray) -> np.ndarray:
+def each_network(result: xr.Dataset, values: xr.DataArray) -> np.ndarray:
     """For every network, networks first, in the order of ``test_loss``."""
     whole = values.broadcast_like(result.test_loss)
     return np.asarray(whole.transpose(*result.test_loss.dims, ...))
@@ -329,12 +337,15 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
     """
     last = float(result.epoch[-1]) if epoch is None else epoch
     seen = result.sel(epoch=slice(0, last))
-    information = _each(seen, seen.label_information)
-    spread, saturation = _each(seen, _spread(seen)), _each(seen, _saturation(seen))
-    entropy = _each(seen, seen.label_entropy)
+    information = each_network(seen, seen.label_information)
+    spread, saturation = (
+        each_network(seen, _spread(seen)),
+        each_network(seen, _saturation(seen)),
+    )
+    entropy = each_network(seen, seen.label_entropy)
     unknown = xr.full_like(seen.label_information, np.nan)
     of_training = seen.get("train_loss", unknown)
-    training = _each(seen, seen.label_entropy - of_training)
+    training = each_network(seen, seen.label_entropy - of_training)
     found = np.zeros(information.shape[:-1], np.int32)
     for network in np.ndindex(found.shape):
         curves = information[network], spread[network], saturation[network]
@@ -350,88 +361,3 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
     return xr.DataArray(
         found, result.test_loss.coords, result.test_loss.dims, attrs=attrs
     )
-
-
-def was_right(verdict: str, known: np.ndarray, num_epochs: int) -> bool:
-    """Whether the claim of a verdict after num_epochs came true within its horizon.
-
-    Args:
-        verdict: a name.
-        known: (more epochs,) the label information of the whole, longer run, as a share
-            of the label entropy.
-        num_epochs: T, those that the verdict knew of.
-
-    Raises:
-        ValueError: the run does not reach the horizon.
-    """
-    horizon = BY_NAME[verdict].horizon * num_epochs
-    if horizon >= len(known):
-        raise ValueError(
-            f"known: expected more than {horizon} epochs, the horizon, found "
-            f"{len(known) - 1}"
-        )
-    # What happened on the way: noise may take a network over a line and back.
-    way = known[num_epochs : horizon + 1]
-    then, later = float(way[0]), float(way[-1])
-    past = known[: num_epochs + 1]
-    best = float(max(past[np.isfinite(past)], default=-np.inf))
-    return {
-        "converged": abs(later - then) < CONVERGED_CHANGE,
-        "learning": later > then,
-        "slow": later < LEARNED,
-        "overfitting": later < best + CONVERGED_CHANGE,
-        "getting worse": later < best + CONVERGED_CHANGE,
-        "vanishing": bool((way < LEFT_PLATEAU).all()),
-        "saturated": later < LEARNED,
-        "diverged": not later > LEFT_PLATEAU,
-        "too early to tell": True,  # it claims nothing
-    }[verdict]
-
-
-def _counts(
-    found: np.ndarray, ends: np.ndarray, name: str, labels: Sequence[Any]
-) -> xr.DataArray:
-    """Counts of networks, a row a verdict, a column an end."""
-    counts = np.zeros((len(NAMES), len(labels)), int)
-    np.add.at(counts, (found.ravel(), ends.ravel()), 1)
-    return xr.DataArray(counts, {"verdict": list(NAMES), name: list(labels)})
-
-
-def confusion(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
-    """Verdicts after some epochs against what became of the networks.
-
-    Args:
-        result: a sweep that reaches the horizon of every verdict, 4 x epoch.
-        epoch: the last epoch that the verdicts may know of.
-
-    Returns:
-        (verdict, came_true) counts of networks.
-    """
-    known = _each(result, result.label_information / result.label_entropy)
-    num_looks = int((result.epoch <= epoch).sum()) - 1
-    found = verdicts(result, epoch).values
-    right = np.zeros_like(found)
-    for network in np.ndindex(found.shape):
-        right[network] = was_right(NAMES[found[network]], known[network], num_looks)
-    return _counts(found, right, "came_true", [False, True])
-
-
-OUTCOMES = ("on the plateau", "knows something", "has learned", "diverged")
-
-
-def outcomes(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
-    """Verdicts after some epochs against where the networks are after all of them.
-
-    Args:
-        result: as from ``sweep.sweep``.
-        epoch: the last epoch that the verdicts may know of.
-
-    Returns:
-        (verdict, outcome) counts of networks.
-    """
-    last = result.label_information.isel(epoch=-1) / result.label_entropy
-    known = _each(result, last)
-    diverged = ~np.isfinite(known) | (known < -WORSE_THAN_PLATEAU)
-    ends = np.digitize(known, [LEFT_PLATEAU, LEARNED])
-    ends = np.where(diverged, OUTCOMES.index("diverged"), ends)
-    return _counts(verdicts(result, epoch).values, ends, "outcome", OUTCOMES)

@@ -212,9 +212,14 @@ def check(
         )
         for i, name in enumerate(_floats(params, gradients.leaf_names(params)))
     ]
-    if all(re.fullmatch(r"[Wbg]\d+", check.leaf) for check in checks):  # of an MLP
-        checks.sort(key=lambda check: (int(check.leaf[1:]), check.leaf))
-    return checks
+    return _by_layer(checks)
+
+
+def _by_layer(checks: list[Check]) -> list[Check]:
+    """Of an MLP, whose leaves have the numbers of their layers; others as they are."""
+    if not all(re.fullmatch(r"[Wbg]\d+", check.leaf) for check in checks):
+        return checks
+    return sorted(checks, key=lambda check: (int(check.leaf[1:]), check.leaf))
 
 
 def check_examples(

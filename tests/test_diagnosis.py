@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from snn_jax import diagnosis, losses
+from snn_jax import diagnosis, hindsight, losses
 from snn_jax.datasets import Dataset, Split, divide
 from snn_jax.diagnosis import NAMES, diagnose
 from snn_jax.networks import MLP, Network
@@ -281,16 +281,16 @@ def test_evidence_is_printed() -> None:
 def test_what_counts_as_right() -> None:
     stays, leaves = np.zeros(21), np.zeros(21)
     leaves[7:] = 0.65
-    assert diagnosis.was_right("vanishing", stays, 5)
-    assert not diagnosis.was_right("vanishing", leaves, 5)
-    assert diagnosis.was_right("vanishing", leaves, 3)  # its horizon is 6
-    assert diagnosis.was_right("learning", leaves, 5)
-    assert not diagnosis.was_right("learning", stays, 5)
-    assert not diagnosis.was_right("slow", leaves, 5)
-    assert not diagnosis.was_right("converged", leaves, 5)
-    assert diagnosis.was_right("diverged", np.full(21, np.nan), 5)
+    assert hindsight.was_right("vanishing", stays, 5)
+    assert not hindsight.was_right("vanishing", leaves, 5)
+    assert hindsight.was_right("vanishing", leaves, 3)  # its horizon is 6
+    assert hindsight.was_right("learning", leaves, 5)
+    assert not hindsight.was_right("learning", stays, 5)
+    assert not hindsight.was_right("slow", leaves, 5)
+    assert not hindsight.was_right("converged", leaves, 5)
+    assert hindsight.was_right("diverged", np.full(21, np.nan), 5)
     with pytest.raises(ValueError, match="horizon"):
-        diagnosis.was_right("vanishing", stays, 11)
+        hindsight.was_right("vanishing", stays, 11)
 
 
 def test_each_network_is_judged_by_its_own_layers() -> None:
@@ -359,10 +359,10 @@ def test_looks_are_counted_not_epochs() -> None:
             diagnosis.verdicts(whole, looks), diagnosis.verdicts(parts, looks / 10)
         )
         xr.testing.assert_equal(
-            diagnosis.confusion(whole, looks), diagnosis.confusion(parts, looks / 10)
+            hindsight.confusion(whole, looks), hindsight.confusion(parts, looks / 10)
         )
     # The second leaves after 5 looks: what is said of it after 3 reaches to 6.
-    stuck = diagnosis.confusion(parts, 0.3).sel(verdict="vanishing")
+    stuck = hindsight.confusion(parts, 0.3).sel(verdict="vanishing")
     assert stuck.values.tolist() == [1, 1]
     assert diagnosis.verdicts(parts, 0.3).attrs["long_name"].endswith("0.3 epochs")
 
@@ -372,7 +372,7 @@ def test_outcomes_count_every_network() -> None:
     ends = np.array([[0.0, 0.019, 0.021], [1.2, -0.4, np.nan]])
     information = np.zeros((2, 3, T + 1))
     information[..., 2:] = ends[..., None]
-    counts = diagnosis.outcomes(made_up(information), 1)
+    counts = hindsight.outcomes(made_up(information), 1)
     assert counts.sum("verdict").values.tolist() == [2, 1, 1, 2]
     assert int(counts.sel(verdict="too early to tell").sum()) == 6
 
@@ -397,7 +397,7 @@ def test_verdicts_come_true(dataset: Dataset) -> None:
     blind = trained[names].merge(leaves)
     for result, share in ((trained, 0.5), (blind, 0.4)):
         for epoch in (1, 2):
-            counts = diagnosis.confusion(result, epoch)
+            counts = hindsight.confusion(result, epoch)
             claims = counts.drop_sel(verdict="too early to tell")
             wrong, right = (int(claims.sel(came_true=c).sum()) for c in (False, True))
             assert right / (right + wrong) >= 0.95
@@ -450,5 +450,5 @@ def test_a_regression_by_a_network_of_ones_own() -> None:
     # Half of the variance explained, which is what the loss of a constant is.
     explained = 1 - result.test_loss / (y.var() / 2)
     assert (explained.sel(learning_rate=0.05, scale=0.5) > 0.5).all()
-    counts = diagnosis.confusion(result, 2)
+    counts = hindsight.confusion(result, 2)
     assert int(counts.sel(came_true=False).sum()) == 0

@@ -406,3 +406,75 @@ def test_other_data(name: str, tmp_path: Path, run_here: Callable[..., Done]) ->
     done = run_here("shallow", *few, "--out", str(tmp_path / "shallow"))
     assert done.returncode == 0, done.stderr
     assert re.search(r"^test accuracy: ", done.stdout, re.MULTILINE)
+
+
+# By what goes wrong: flags, data, what is said and what must not be.
+PATHOLOGICAL: dict[str, tuple[list[str], str, tuple[str, ...], tuple[str, ...]]] = {
+    "rate too small": (
+        ["--scales", "1", "3", "--learning-rates", "1e-5"], "32 x 32",
+        ("move too little", "a larger learning rate"),
+        ("diverged", "is that of one constant prediction", "a smaller learning rate"),
+    ),
+    "rate too small, at the plateau": (
+        ["--scales", "0.1", "--learning-rates", "1e-5"], "32 x 32",
+        ("class-prior plateau",), ("diverged", "a smaller learning rate"),
+    ),
+    "rate too large": (
+        ["--scales", "1", "--learning-rates", "1e30"], "32 x 32",
+        ("diverged", "a smaller learning rate"), ("saturated at", "Yes at"),
+    ),
+    "all black": (
+        ["--scales", "0.1", "1", "--learning-rates", "1"], "all the same",
+        ("The data: no network can tell",),
+        ("a larger init scale", "Nothing is lost", "Change one number"),
+    ),
+    "labels of noise": (
+        ["--scales", "0.1", "--learning-rates", "1"], "labels of noise",
+        ("the labels have little to do with the images",), ("Yes at",),
+    ),
+    "overfitting": (
+        ["--scales", "1", "--learning-rates", "2", "--epochs", "60", "--depth", "1",
+         "--width", "60"], "labels of noise",
+        ("learn the training images by heart", "stop at its best epoch"),
+        ("Yes at", "smaller learning rate", "steps were too large"),
+    ),
+    "one unit a layer": (
+        ["--scales", "0.3", "--learning-rates", "1", "--width", "1"], "3 classes",
+        ("class-prior plateau",), ("Yes at", "diverged"),
+    ),
+    "depth 40": (
+        ["--scales", "0.1", "--learning-rates", "1", "--depth", "40"], "3 classes",
+        ("class-prior plateau", "is lost"), ("Nothing is lost", "Yes at"),
+    ),
+    "ReLU at a large rate": (
+        ["--scales", "1", "--learning-rates", "30", "--activation", "relu"],
+        "3 classes", (), ("Yes at",),
+    ),
+    "no images of class 9 to watch": (
+        ["--scales", "1", "--learning-rates", "0.5", "--epochs", "20", "--depth", "1"],
+        "no class 9 to validate", ("Yes at",), ("diverged",),
+    ),
+}  # fmt: skip
+
+
+@pytest.mark.full
+@pytest.mark.parametrize("name", PATHOLOGICAL)
+def test_pathological_runs(
+    name: str, tmp_path: Path, run_here: Callable[..., Done]
+) -> None:
+    """What is said is true, and what is not true is not said."""
+    flags, data, said, not_said = PATHOLOGICAL[name]
+    np.savez(tmp_path / "data.npz", **other_data()[data])
+    done = run_here(
+        "convergence",
+        *("--data", str(tmp_path / "data.npz"), "--out", str(tmp_path / "run")),
+        *("--seeds", "2", "--epochs", "4", "--batch-size", "4", "--no-depth-study"),
+        *flags,
+    )
+    assert done.returncode == 0, done.stderr
+    answer = " ".join(done.stdout.split("Is it converging?")[1].split())
+    assert "nan" not in answer
+    for words in said:
+        assert words in answer
+    for words in not_said:
+        assert words not in answer

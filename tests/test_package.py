@@ -53,6 +53,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("signals", "training"),
     },
     "diagnosis": set(),
+    "hindsight": {"diagnosis"},
     "remedies": {"datasets", "initializers", "meanfield", "networks"},
     "figures": set(),
     "report": {"figures", "files"},

@@ -15,7 +15,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from snn_jax import diagnosis, figures, report, results
+from snn_jax import diagnosis, figures, hindsight, report, results
 from snn_jax.report import Section
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
@@ -133,7 +133,7 @@ def test_tables(result: xr.Dataset) -> None:
     cell = result.sel(scale=1.0, learning_rate=0.3)
     (row,) = (row for row in rows[1:] if row[:2] == ["1", "0.3"])
     assert row[4] == f"{100 * float(cell.test_accuracy.median()):.2f} %"
-    counts = xr.zeros_like(diagnosis.confusion(result, 2))
+    counts = xr.zeros_like(hindsight.confusion(result, 2))
     counts.loc["learning"], counts.loc["too early to tell"] = [1, 3], [0, 5]
     assert _answer.confusion_table(counts)[1:] == [
         ["learning", "4", "3", "75.0\xa0%"],
@@ -143,7 +143,7 @@ def test_tables(result: xr.Dataset) -> None:
 
 
 def test_outcomes_count_every_network(result: xr.Dataset) -> None:
-    rows = _answer.outcome_counts(diagnosis.outcomes(result, 1))
+    rows = _answer.outcome_counts(hindsight.outcomes(result, 1))
     assert sum(int(cell) for row in rows[1:] for cell in row[1:]) == 12
 
 
