@@ -115,8 +115,9 @@ def read(path: str | Path | None = None) -> Loaded:
 def _meanings(name: str) -> dict[str, str]:
     """The split and the role, "x" or "y", that a name speaks of.
 
-    >>> _meanings("raw/t10k-images-idx3-ubyte"), _meanings("yTrain")
-    ({'split': 'test', 'role': 'x'}, {'split': 'train', 'role': 'y'})
+    >>> found = _meanings("raw/t10k-images-idx3-ubyte")
+    >>> found["split"], found["role"]
+    ('test', 'x')
     """
     found: dict[str, str] = {}
     for part in reversed(name.split("/")):  # what is said last counts
