@@ -233,11 +233,13 @@ class _Lasting(io.FileIO):
 def use_any_terminal() -> None:
     """Makes every print safe: on any encoding, on a closed or abandoned output."""
     codecs.register_error("plain", _plain)
+    # Windows has no such pipes, and a console that takes letters, not bytes.
+    lasting = os.name == "posix" and sys.stdout is sys.__stdout__
     for name in ("stdout", "stderr"):
         stream = getattr(sys, name)
         if stream is None:  # closed
             setattr(sys, name, open(os.devnull, "w", encoding="utf-8"))  # noqa: SIM115
-        elif isinstance(stream, io.TextIOWrapper) and stream is sys.__stdout__:
+        elif isinstance(stream, io.TextIOWrapper) and lasting and name == "stdout":
             raw = _Lasting(stream.fileno(), "w", closefd=False)
             sys.stdout = io.TextIOWrapper(
                 io.BufferedWriter(raw), stream.encoding, "plain",
