@@ -16,7 +16,7 @@ import struct
 import tarfile
 import zipfile
 import zlib
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Collection, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -39,7 +39,7 @@ PICKLE = (b"(", b"\x80")
 KINDS = {
     "IDX": r"ubyte(\.gz)?$",
     "NumPy": r"\.np[yz]$",
-    "CSV": r"\.(csv|tsv|tra|tes)(\.gz)?$",
+    "CSV": rf"({'|'.join(map(re.escape, tables.ENDINGS))})(\.gz)?$",
     "Parquet": r"\.parquet$",
     "ARFF": r"\.arff(\.gz)?$",
     "pickle": r"\.(pkl|pickle)(\.gz)?$",
@@ -65,8 +65,6 @@ def read(path: Path) -> list[Item]:
     except OSError as error:
         found = error.strerror or str(error)
         raise DataError(path, "a readable file or folder", found) from None
-    except MemoryError:
-        raise DataError(path, "data that fit in memory", "more") from None
 
 
 def _content(path: Path) -> bytes:
@@ -88,34 +86,38 @@ def _kind(name: str) -> int:
     return next((i for i, kind in kinds if re.search(kind, parts[-1].lower())), 0)
 
 
+def _of_first_kind(names: Collection[str]) -> list[str]:
+    """Of the files of a folder or archive those that count."""
+    first = min(filter(None, map(_kind, names)), default=0)
+    return [name for name in names if first and _kind(name) == first]
+
+
 def _of_folder(folder: Path) -> Iterator[Item]:
-    found = [
-        path
+    found = {
+        path.relative_to(folder).as_posix(): path
         for pattern in ("*", "*/*", "*/*/*")
         for path in sorted(folder.glob(pattern))
-        if path.is_file() and _kind(path.relative_to(folder).as_posix())
-    ]
+        if path.is_file()
+    }
+    found = {name: path for name, path in found.items() if _kind(name)}
     if len(found) > MAX_FILES:
         raise DataError(
             folder, f"a folder of at most {MAX_FILES} data files", f"{len(found)}"
         )
-    names = {path: path.relative_to(folder).as_posix() for path in found}
-    first = min((_kind(name) for name in names.values()), default=0)
-    if not first:
+    if not found:
         there = ", ".join(sorted(path.name for path in folder.iterdir())[:6])
         raise DataError(
             folder,
             "a folder with data: train-images-idx3-ubyte and the like, npz, CSV, ..",
             there or "an empty folder",
         )
-    chosen = [path for path in found if _kind(names[path]) == first]
-    # Unpacked beside packed: one of the two.
-    twice = [p for p in chosen if p.suffix == ".gz" and p.with_suffix("") in chosen]
-    for path in twice:
-        chosen.remove(path)
-    for path in chosen:
-        name, content = path.relative_to(folder).as_posix(), _content(path)
-        yield from _of_file(Source(path, len(content)), name, content)
+    chosen = _of_first_kind(found)
+    for name in chosen:
+        # Unpacked beside packed: one of the two.
+        if name.endswith(".gz") and name.removesuffix(".gz") in chosen:
+            continue
+        content = _content(found[name])
+        yield from _of_file(Source(found[name], len(content)), name, content)
 
 
 def _of_file(
@@ -228,14 +230,14 @@ def _of_members(
         raise DataError(source.path, "an archive of data", "archives in archives")
     if not members:
         raise DataError(source.path, "an archive of data", "an empty archive")
-    first = min(filter(None, (_kind(member) for member, _ in members)), default=0)
-    chosen = [m for m in members if first and _kind(m[0]) == first]
+    chosen = _of_first_kind([member for member, _ in members])
     if not chosen:
         names = ", ".join(member for member, _ in members[:6])
         raise DataError(source.path, f"an archive of data: {EXPECTED}", names)
-    for member, content in chosen:
-        inside = f"{name}/{member}".removesuffix(".npy")
-        yield from _of_file(source, inside, content, depth + 1)
+    for member, content in members:
+        if member in chosen:
+            inside = f"{name}/{member}".removesuffix(".npy")
+            yield from _of_file(source, inside, content, depth + 1)
 
 
 # --- arrays -------------------------------------------------------------------------

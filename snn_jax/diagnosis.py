@@ -210,22 +210,13 @@ def diagnose(
     vanishing: information 0.000 of 2.303, to leave the plateau: never; first try a \
 larger init scale, so that gradients reach the first layer
     """
-    unknown = np.full(np.shape(information), np.nan)
-    curves = [
-        information,
-        spread,
-        saturation,
-        unknown if training is None else training,
-    ]
-    shapes = [np.shape(curve) for curve in curves]
-    if len(shapes[0]) != 1 or set(shapes) != {shapes[0]}:
-        raise ValueError(f"curves: expected one of each, (T + 1,), found {shapes}")
-    if len(information) < 2:
-        raise ValueError(f"epochs: expected at least 1, found {len(information) - 1}")
+    if training is None:
+        training = np.full(np.shape(information), np.nan)
+    _check_curves(information, spread, saturation, training)
     if not label_entropy > 0:
         raise ValueError(f"label_entropy: expected above 0, found {label_entropy}")
     H0 = float(label_entropy)
-    known, seen = np.asarray(information) / H0, np.asarray(curves[3]) / H0
+    known, seen = np.asarray(information) / H0, np.asarray(training) / H0
     saturated = float(saturation[-1])
     gain, now = _gain(known), float(known[-1])
     best = float(max(known[np.isfinite(known)], default=np.nan))
@@ -338,10 +329,8 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
     last = float(result.epoch[-1]) if epoch is None else epoch
     seen = result.sel(epoch=slice(0, last))
     information = each_network(seen, seen.label_information)
-    spread, saturation = (
-        each_network(seen, _spread(seen)),
-        each_network(seen, _saturation(seen)),
-    )
+    spread = each_network(seen, _spread(seen))
+    saturation = each_network(seen, _saturation(seen))
     entropy = each_network(seen, seen.label_entropy)
     unknown = xr.full_like(seen.label_information, np.nan)
     of_training = seen.get("train_loss", unknown)

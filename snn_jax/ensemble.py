@@ -96,14 +96,14 @@ def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Co
         return after, changed(loss, state.params, after.params)
 
     def all_fast(
-        states: State, seeds: Array, points: Points, when: When, train: Split, left: Any
+        states: State, _: Array, points: Points, when: When, train: Split, left: Any
     ) -> tuple[State, dict[str, Array]]:
-        def rate(_: Array, point: Points, params: Params) -> Array:
+        def rate(point: Points, params: Params) -> Array:
             return sgd_rate(recipe.optimizer, dict(static) | point, params)
 
         after, loss = fast.run_epoch(
             states.params,
-            jax.vmap(rate)(seeds, points, states.params),
+            jax.vmap(rate)(points, states.params),
             order_of(*when, train.y, None),
             train,
             left,

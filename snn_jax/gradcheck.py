@@ -361,16 +361,13 @@ def _rounding(
         _, beside = _autodiff(moved, x, y, loss=loss)
         pairs = zip(_floats(params, grads), _floats(params, beside), strict=True)
         found = np.maximum(found, [relative_error(*pair) for pair in pairs])
-    if min(np.ndim(x), np.ndim(y)) == 0:  # no examples that could be taken apart
-        return [min(1.0, SAFETY * float(value)) for value in found]
-    losses, norms = _of_examples(params, x, y, loss=loss)
-    relative = EPS / np.clip(np.asarray(losses), EPS, 1)
-    for i, (of_examples, whole) in enumerate(
-        zip(norms, _floats(params, grads), strict=True)
-    ):
-        of_leaf = len(x) * _norm(whole)
-        if of_leaf > 0:
-            found[i] += float((relative * np.asarray(of_examples)).sum()) / of_leaf
+    if min(np.ndim(x), np.ndim(y)) > 0:  # examples that can be taken apart
+        losses, norms = _of_examples(params, x, y, loss=loss)
+        relative = EPS / np.clip(np.asarray(losses), EPS, 1)
+        for i, whole in enumerate(_floats(params, grads)):
+            of_leaf = len(x) * _norm(whole)
+            if of_leaf > 0:
+                found[i] += float((relative * np.asarray(norms[i])).sum()) / of_leaf
     return [min(1.0, SAFETY * float(value)) for value in found]
 
 

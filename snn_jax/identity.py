@@ -150,7 +150,7 @@ def _named_by(function: types.FunctionType) -> list[Any]:
                     for inner in names
                     if isinstance(getattr(value, inner, None), types.FunctionType)
                 ]
-        elif name in function.__globals__ and not _installed(value):
+        elif name in function.__globals__:
             found.append(value)
     for cell in function.__closure__ or ():
         with contextlib.suppress(ValueError):  # not filled yet

@@ -46,7 +46,7 @@ LAYOUT = {
     ),
     "y": ("y", "labels", "label", "targets", "target", "classes", "class", "lab"),
 }
-SPLITS = ("train", "valid", "test")
+SPLITS = Dataset._fields
 MEANING = {word: meaning for meaning, words in LAYOUT.items() for word in words}
 # Largest pixels of few levels, which they are divided by.
 LEVELS = (15, 16)

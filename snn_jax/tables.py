@@ -10,7 +10,7 @@ import numpy as np
 from snn_jax.sources import DataError, Item, Source
 
 # By this ending a text is a table, though it has one column.
-TABLES = (".csv", ".tsv", ".tra", ".tes")
+ENDINGS = (".csv", ".tsv", ".tra", ".tes")
 # Columns that count the rows; what pandas writes has none or "Unnamed: 0" for a name.
 COUNTING_COLUMNS = {"", "id", "imageid", "index", "unnamed: 0"}
 LABEL_COLUMNS = {"label", "labels", "class", "target", "y", "digit"}
@@ -24,7 +24,7 @@ def csv(source: Source, name: str, content: bytes) -> list[Item]:
     first = content.split(b"\n", 1)[0].decode("utf-8", "replace").strip()
     separator = next((s for s in (",", ";", "\t") if s in first), r"\s+")
     cells = [cell.strip(" \"'") for cell in re.split(separator, first)]
-    if not first or (len(cells) < 2 and not name.lower().endswith(TABLES)):
+    if not first or (len(cells) < 2 and not name.lower().endswith(ENDINGS)):
         raise DataError(
             source.path,
             "a table or another data file",
