@@ -11,7 +11,7 @@ many as there are cores are fastest.
 
 import functools
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -30,6 +30,8 @@ from snn_jax.training import Evaluation, State
 # Networks that are observed at once, at most: their float64 activations fit a core's
 # cache.
 OBSERVED_AT_ONCE = 4
+# And evaluated: 20 MB of activations a unit, for 10,000 images. A GPU trains more.
+EVALUATED_AT_ONCE = 512
 
 # Values of a point, by name, each an array over networks.
 Points = dict[str, Any]
@@ -117,16 +119,28 @@ def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Co
     return devices.on_every_device(function, mesh, "nnn...", donate_argnums=0)
 
 
+def _in_groups(function: Callable[[Params], Any], many: Params, most: int) -> Any:
+    """Maps function over networks, up to most at once, for want of memory."""
+    width = len(jax.tree.leaves(many)[0])
+    if width <= most:
+        return jax.vmap(function)(many)
+    # All groups of one size: bits depend on it.
+    return jax.lax.map(function, many, batch_size=math.gcd(width, most))
+
+
 @functools.cache
 def _evaluate(mesh: Mesh, recipe: "Core", method: Method) -> Compiled:
     def networks_of_device(many: Params, split: Split, x: Any) -> Evaluation:
         if method.engine == "fast":
             return fast.evaluate(many, split, network=recipe.network)
-        return jax.vmap(
-            lambda params: training.evaluate(
+
+        def one(params: Params) -> Evaluation:
+            return training.evaluate(
                 params, split, network=recipe.network, loss=recipe.loss, reference=x
             )
-        )(many)
+
+        found: Evaluation = _in_groups(one, many, EVALUATED_AT_ONCE)
+        return found
 
     return devices.on_every_device(networks_of_device, mesh, "n..")
 
@@ -152,10 +166,8 @@ def _observe(
                 found |= value if isinstance(value, dict) else {name: value}
             return {name: jnp.asarray(value) for name, value in found.items()}
 
-        width = len(jax.tree.leaves(many)[0])
-        # All groups of one size: bits depend on it.
-        found: dict[str, Array] = jax.lax.map(
-            one, devices.as_float64(many), batch_size=math.gcd(width, OBSERVED_AT_ONCE)
+        found: dict[str, Array] = _in_groups(
+            one, devices.as_float64(many), OBSERVED_AT_ONCE
         )
         return found
 

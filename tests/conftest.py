@@ -35,6 +35,7 @@ from snn_jax.datasets import Dataset, Split  # noqa: E402
 for setting, value in (
     ("jax_numpy_rank_promotion", "raise"),
     ("jax_debug_key_reuse", True),
+    ("jax_default_matmul_precision", "highest"),  # on a GPU; a CPU knows no other
 ):
     jax.config.update(setting, value)  # type: ignore[no-untyped-call]
 
