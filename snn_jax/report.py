@@ -75,13 +75,15 @@ def render(
         | {"figure": _inline(section.figure) if section.figure else None}
         for section in sections
     ]
-    return environment.get_template("report.html.j2").render(
+    page = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
         answer=answer,
         sections=drawn,
         made_with=made_with,
     )
+    # Of a path whose bytes are no text in this locale.
+    return page.encode("utf-8", "backslashreplace").decode()
 
 
 def write(
