@@ -37,4 +37,6 @@ what is seen:
     remedies      what makes the deep network learn
     figures       pictures of a result
     report        one page with all of it
+    review        a student's functions: which is wrong, and by which mistake
+    student       the process that they run in
 """

@@ -27,6 +27,7 @@ SCRIPTS = sorted(
 )
 # A script that is not named here fails test_every_script_has_a_tiny_run.
 TINY: dict[str, list[str]] = {
+    "assignment": [],
     "benchmark": [
         *("--networks", "3", "--batch-sizes", "100", "--examples", "1000"),
         *("--repeats", "1", "--no-scaling", "--no-startup"),
@@ -44,14 +45,15 @@ TINY: dict[str, list[str]] = {
         *("--only", "none", "centred orthogonal x 4", "centred orthogonal, SGD"),
         *("--seeds", "1", "--recipe-epochs", "1", "--batch-size", "100"),
     ],
+    "review": [str(ROOT / "tests" / "data" / "solution.py"), "--page", "--teacher"],
     "shallow": ["--gradient", "manual", "--epochs", "1", "--batch-size", "100"],
     "tutorial": [],
 }
 # Run as a person would, each in a process of its own; the others in this one.
 ALONE = {"benchmark", "shallow", "tutorial"}
 WITHOUT_OUT = {"gradients"}
-WITHOUT_RESULT = {"benchmark", "published", "tutorial"}
-WITHOUT_DATA = {"benchmark"}
+WITHOUT_RESULT = {"assignment", "benchmark", "published", "review", "tutorial"}
+WITHOUT_DATA = {"assignment", "benchmark", "review"}
 
 
 class Done(NamedTuple):
@@ -173,7 +175,26 @@ def check_shallow(printed: str, _: Path) -> None:
     assert float(found.group(1)) > 80
 
 
+def check_assignment(printed: str, out: Path) -> None:
+    """A notebook with a blank for every function, which the judge calls not done."""
+    assert printed.rstrip().endswith("assignment.ipynb")
+    cells = json.loads((out / "assignment.ipynb").read_text())["cells"]
+    code = "\n".join("".join(c["source"]) for c in cells if c["cell_type"] == "code")
+    for name in ("Pred", "loss", "dW1", "db1", "dW2", "db2", "deep_gradients"):
+        assert f"def {name}(" in code
+    assert code.count("not done yet") == 7
+
+
+def check_review(printed: str, out: Path) -> None:
+    """All six are right, and a page says so."""
+    assert "All 6 that were found are right." in printed
+    page = (out / "solution.py.html").read_text(encoding="utf-8")
+    assert page.count("<td>right</td>") == 6
+
+
 CHECKS = {
+    "assignment": check_assignment,
+    "review": check_review,
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "gradients": check_gradients,

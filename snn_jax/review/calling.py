@@ -1,0 +1,320 @@
+"""How a student's functions want to be called, found by calling them.
+
+People write the same gradient for rows or columns, one image or a batch, with weights
+either way, labels as numbers or one-hot, in any order of arguments. Nothing of that is
+right or wrong. It is found by trying: a ``Convention`` says how arrays are laid out, a
+``Role`` what an argument is, guessed from its name in order of likelihood, and a call
+that works returns arrays whose sizes, which differ pairwise, tell what they are.
+
+    functions, as described by ``student``     names, parameters, keys, globals
+    -> every convention, every assignment of roles, the likeliest first
+    -> ``Found``: how each quantity is asked for, which ``answers`` repeats at any probe
+"""
+
+import itertools
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from snn_jax.review import mistakes
+from snn_jax.review.conventions import (
+    ANY,
+    CONVENTIONS,
+    Convention,
+    leaves_as,
+    roles_of,
+    value_of,
+)
+from snn_jax.review.evidence import Answers
+from snn_jax.review.mistakes import Probe, Reference
+from snn_jax.review.readings import FORWARD, Call, Reading, read
+
+# Calls a function is tried with in one convention, and if nothing works at all.
+TRIES, MORE_TRIES = 60, 600
+
+
+class Found(NamedTuple):
+    """How everything is asked for.
+
+    Attributes:
+        convention: of all functions.
+        calls: by quantity ("p", "loss", a leaf, "d2"): the call, where in what it
+            returned, whether that is an updated parameter, and how sure it is.
+        notes: what was tried for functions that could not be called.
+    """
+
+    convention: Convention | None
+    calls: Mapping[str, tuple[Call, str, bool, float]]
+    notes: Sequence[str]
+
+
+def _assignments(
+    function: Mapping[str, Any], locked: Mapping[str, str], limit: int
+) -> Iterator[tuple[str, ...]]:
+    """Roles for all arguments, the likeliest first; none twice."""
+    choices = []
+    optional = set(function["optional"])
+    for name in [*function["parameters"], *function["globals"]]:
+        if name in locked:
+            choices.append([locked[name]])
+            continue
+        if function["keys"].get(name):
+            choices.append(["params"])
+            continue
+        roles = roles_of(name)
+        if name in optional and roles[:1] not in (["x"], ["y"], ["rate"]):
+            roles = ["default", *roles]
+        if "params" in roles or "theta" in roles:
+            roles += ["list", "pairs"]
+        choices.append(roles or list(ANY))
+    ranked = itertools.islice(itertools.product(*map(enumerate, choices)), 200_000)
+    sums = sorted(
+        (sum(i for i, _ in pick), tuple(role for _, role in pick)) for pick in ranked
+    )
+    count = 0
+    for _, picked in sums:
+        named = [r for r in picked if r not in ("default", "n", "K")]
+        if len(set(named)) == len(named):
+            count += 1
+            yield picked
+        if count >= limit:
+            return
+
+
+def request(call: Call, reference: Reference) -> dict[str, Any]:
+    """The call as ``student`` takes it."""
+    function, convention = call.function, call.convention
+    names = [*function["parameters"], *function["globals"]]
+    values = {
+        name: value_of(role, function["keys"].get(name, ()), reference, convention)
+        for name, role in zip(names, call.roles, strict=True)
+        if role != "default"
+    }
+    given = []
+    for name in function["parameters"]:
+        if name not in values:  # the rest keep their defaults
+            break
+        given.append(values[name])
+    asked: dict[str, Any] = {
+        "function": function["name"],
+        "args": given,
+        "globals": {n: values[n] for n in function["globals"] if n in values},
+    }
+    if "." in function["name"]:
+        asked["init"] = list(call.init)
+        asked["attributes"] = _attributes(
+            function["attributes"], reference.at, convention
+        )
+        asked["before"] = [
+            [c.function["name"].split(".")[1], request(c, reference)["args"]]
+            for c in call.before
+        ]
+    return asked
+
+
+def _attributes(
+    held: Sequence[tuple[str, Any]], at: Probe, convention: Convention
+) -> dict[str, Any]:
+    """Of an object: its parameters, by the shapes that it began with."""
+    leaves = leaves_as(at, convention)
+    found: dict[str, Any] = {}
+    for path, array in held:
+        for leaf, values in leaves.items():
+            if values.shape == np.shape(array):
+                name, _, place = path.partition(".")
+                if place.isdecimal():
+                    found.setdefault(name, []).append(values)
+                elif place:
+                    found.setdefault(name, {})[place] = values
+                else:
+                    found[name] = values
+                del leaves[leaf]
+                break
+    return found
+
+
+Caller = Callable[[list[dict[str, Any]]], list[Any]]
+
+# Functions that train or show and are not asked for gradients.
+WORK = re.compile(
+    r"(.*\.)?_*(train|fit|main|plot|load|save|show|display|run|test|check|read|"
+    r"download|epochs?|accuracy|evaluate|init|initiali[sz]e|initial)(_.*)?$",
+    re.IGNORECASE,
+)
+
+
+def search(
+    functions: Sequence[Mapping[str, Any]],
+    caller: Caller,
+    probe_of: Callable[[Convention, int], Probe],
+) -> Found:
+    """How a file's functions are called.
+
+    Args:
+        functions: as described by ``student``; of methods with ``attributes`` and
+            ``init_values``.
+        caller: calls many at once; of each the result, or a text if it raised.
+        probe_of: the network of a convention, by a number.
+
+    Returns:
+        The convention in which most is recognized, and how everything is asked for.
+    """
+    best: tuple[float, Found] = (0.0, Found(None, {}, ()))
+    batches = any(function["sums_columns"] for function in functions)
+    # With one image alone, mistakes of batches would be hidden.
+    possible = [c for c in CONVENTIONS if not (batches and c.layout == "column")]
+    for limit in (TRIES, MORE_TRIES):
+        for convention in _predicting(functions, caller, probe_of, possible, limit):
+            found = _in_convention(functions, caller, probe_of, convention, limit)
+            if found[0] > best[0] + 1e-9 or not (best[0] or best[1].notes):
+                best = found
+        if best[0] > 0:
+            return best[1]
+    return best[1]._replace(convention=None)
+
+
+def _predicting(
+    functions: Sequence[Mapping[str, Any]],
+    caller: Caller,
+    probe_of: Callable[[Convention, int], Probe],
+    possible: Sequence[Convention],
+    limit: int,
+) -> Sequence[Convention]:
+    """Those in which the prediction is right, if any: the rest need no try."""
+    first = [f for f in functions if re.search(FORWARD, f["name"].lower())]
+    if not first:
+        return possible
+    # Labels play no part in it, and a bias (n,) or (1, n) little.
+    plain = {(c.layout, c.weights, c.bias): c for c in possible}
+    right = set()
+    for kind, convention in plain.items():
+        _, found = _in_convention(first, caller, probe_of, convention, limit)
+        pred = found.calls.get("p")
+        if pred is not None and pred[3] >= 2:
+            right.add(kind)
+    # One image alone proves nothing about batches: a softmax over all images is right.
+    if not any(layout in ("rows", "columns") for layout, *_ in right):
+        return possible
+    return [c for c in possible if (c.layout, c.weights, c.bias) in right]
+
+
+def _in_convention(
+    functions: Sequence[Mapping[str, Any]],
+    caller: Caller,
+    probe_of: Callable[[Convention, int], Probe],
+    convention: Convention,
+    limit: int,
+) -> tuple[float, Found]:
+    """What is recognized in one convention, and how much that is."""
+    reference = Reference(probe_of(convention, 0))
+    locked: dict[str, str] = {}
+    calls: dict[str, tuple[float, Call, str, bool]] = {}
+    notes = []
+    before: tuple[Call, ...] = ()
+    for function in _in_order(functions):
+        tries = []
+        for roles in _assignments(function, locked, limit):
+            call = Call(
+                function, roles, convention, tuple(function.get("init_values", ())),
+                before if "." in function["name"] else (),
+            )  # fmt: skip
+            try:
+                tries.append((call, request(call, reference)))
+            except KeyError:
+                continue
+        results = caller([asked for _, asked in tries])
+        ranked = []
+        for rank, ((call, _), result) in enumerate(zip(tries, results, strict=True)):
+            if isinstance(result, str):
+                continue
+            readings = _believed(read(result, call, reference), function["name"])
+            total = sum(r.sure + 0.2 for r in readings)
+            if readings:
+                ranked.append((total - 0.01 * rank, -rank, call, readings))
+        if not ranked:
+            errors = [r for r in results if isinstance(r, str)]
+            notes.append(f"{function['name']}: {errors[0] if errors else 'nothing'}")
+            continue
+        _, _, call, readings = max(ranked, key=lambda r: r[:2])
+        names = [*function["parameters"], *function["globals"]]
+        if max(r.sure for r in readings) >= 2:
+            pairs = zip(names, call.roles, strict=True)
+            locked |= {name: role for name, role in pairs if role in ("y", "p")}
+        if "." in function["name"] and any(r.quantity in ("p", "a1") for r in readings):
+            before = (*before, call)
+        for reading in readings:
+            if reading.quantity == "p" and 1 < reading.sure < 2:
+                variant = mistakes.variant_of([reading.values], [reference.at])
+                assert variant is not None
+                reference = Reference(reference.at, variant)
+            old = calls.get(reading.quantity)
+            if old is None or reading.sure > old[0] + 1e-9:
+                calls[reading.quantity] = (
+                    reading.sure, call, reading.path, reading.updated,
+                )  # fmt: skip
+    score = sum((sure + 0.2 for sure, *_ in calls.values()), 0.0)
+    return score, Found(
+        convention,
+        {name: (c, path, up, sure) for name, (sure, c, path, up) in calls.items()},
+        notes,
+    )
+
+
+GRADIENTS = re.compile(
+    r"grad|back|delta|step|update|slope|nabla|deriv|descent|bprop|^_*[dg]_?[a-z]_?\d?$"
+)
+
+
+def _believed(readings: list[Reading], name: str) -> list[Reading]:
+    """Without arrays that are like a gradient in nothing but their shape."""
+    named = GRADIENTS.search(name.split(".")[-1].lower())
+    if named or max((r.sure for r in readings), default=0) >= 1:
+        return readings
+    return [r for r in readings if r.quantity[0] not in "Wb"]
+
+
+def _in_order(functions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """Predictions first, then losses, then the rest: names say what a T or Y is."""
+
+    def place(function: Mapping[str, Any]) -> int:
+        name = function["name"].lower()
+        if re.search(r"pred|forward|feed|prob|guess", name):
+            return 0
+        return 1 if re.search(r"loss|cost|nll|likelihood|entropy", name) else 2
+
+    asked = [f for f in functions if not WORK.match(f["name"])]
+    return sorted(asked, key=place)
+
+
+def answers(found: Found, caller: Caller, reference: Reference) -> Answers:
+    """What the functions answer at a probe.
+
+    One that takes the error at the top gets the student's own, so that what is right
+    but for it is seen to follow from it.
+    """
+    calls = {id(call): call for call, *_ in found.calls.values()}
+    values: dict[str, Any] = {}
+    for with_error in (False, True):
+        asked = [c for c in calls.values() if ("d2" in c.roles) == with_error]
+        results = caller([request(call, reference) for call in asked])
+        for call, result in zip(asked, results, strict=True):
+            if isinstance(result, str):
+                continue
+            readings = {(r.quantity, r.path): r for r in read(result, call, reference)}
+            for quantity, (of, path, *_) in found.calls.items():
+                if of is call and (quantity, path) in readings:
+                    values[quantity] = readings[quantity, path].values
+        own = values.get("d2")
+        if own is None and call_is_single(found):
+            own = values["b2"][None] if "b2" in values else None
+        if own is not None and own.shape == reference.top_error.shape:
+            reference.top_error = own
+    grads = {name: v for name, v in values.items() if name in reference.at.params}
+    return Answers(values.get("p"), values.get("loss"), grads)
+
+
+def call_is_single(found: Found) -> bool:
+    """Whether the functions take one image, whose error is the bias's gradient."""
+    return found.convention is not None and found.convention.one_image
