@@ -150,7 +150,7 @@ def lines(judged: Judged, teacher: bool) -> list[str]:
         head = f"  {verdict.function:{width}}{verdict.status:11}"
         words = said(verdict, teacher)
         text = textwrap.wrap(words, 100 - len(head)) or [""]
-        found.append(head + text[0])
+        found.append((head + text[0]).rstrip())
         found += [" " * len(head) + line for line in text[1:]]
     found += ["", summary(judged)]
     messages = " ".join(v.message for v in judged.verdicts)
