@@ -222,6 +222,7 @@ def _judged(
     called = {
         quantity: f"{call.function['name']}({', '.join(call.roles)})"
         for quantity, (call, *_) in found.calls.items()
+        if quantity != "softmax"
     }
     verdicts = judge.judge(probes, answers, single=single, steps=steps)
     return Review(

@@ -78,7 +78,7 @@ def message(verdict: Verdict, pred: Verdict) -> str:
         if verdict.function == "Pred":
             words = words.replace("gradient", "prediction")
         if np.isfinite(verdict.runner_up):
-            words += f"; the next explanation is off by {100 * verdict.runner_up:.0f} %"
+            words += f"; the next explanation is off by {100 * verdict.runner_up:.0f}\xa0%"
         said.append(f"{words}.")
     elif np.isfinite(verdict.residual):
         said.append(f"The nearest formula is off by {verdict.residual:.0%}.")
