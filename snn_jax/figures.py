@@ -152,7 +152,8 @@ def gradient_per_layer(result: xr.Dataset) -> Figure:
                         result.layer, result[name].sel(scale=scale), style, color=color
                     )
         _log_scale(axes, initial)
-        axes.set_xticks(result.layer.values)
+        if result.sizes["layer"] <= 20:
+            axes.set_xticks(result.layer.values)
         axes.set_xlabel("layer, from the input (left) to the output (right)")
         axes.set_ylabel("gradient rms (nats per unit of weight)")
         _scale_legend(figure, colors)
@@ -259,7 +260,13 @@ def verdict_map(result: xr.Dataset) -> Figure:
 
 
 def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
-    """Saturation, spread over images and what a probe reads, in each hidden layer."""
+    """Saturation, spread over images and what a probe reads, in each hidden layer.
+
+    Raises:
+        ValueError: the network has no hidden layers, or they are not known.
+    """
+    if "saturation" not in result:
+        raise ValueError("signals: expected those of hidden layers, found none")
     colors = _colors(result.scale)
     panels = {
         "saturation": "saturated (fraction)",
@@ -278,7 +285,8 @@ def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
                 _log_scale(axes, values)
             else:
                 axes.set_ylim(0, None if name == "probe_accuracy" else 1.03)
-        rows[-1].set_xticks(result.hidden_layer.values)
+        if result.sizes["hidden_layer"] <= 20:
+            rows[-1].set_xticks(result.hidden_layer.values)
         rows[-1].set_xlabel("hidden layer, from the input (left) upwards")
         _scale_legend(figure, colors)
     return figure
@@ -292,7 +300,11 @@ def representations(maps: xr.DataArray, labels: np.ndarray) -> Figure:
             own size.
         labels: (image,) classes; the colours serve ten.
     """
-    rows, columns = maps.sizes["scale"], maps.sizes["hidden_layer"]
+    # Of a deep network a few layers, from the first to the last.
+    count = min(maps.sizes["hidden_layer"], 8)
+    shown = np.linspace(0, maps.sizes["hidden_layer"] - 1, count).round().astype(int)
+    maps = maps.isel(hidden_layer=shown)
+    rows, columns = maps.sizes["scale"], count
     with mpl.rc_context(STYLE | {"axes.grid": False}):
         figure = Figure(figsize=(WIDTH, 0.6 + 1.25 * rows))
         panels = figure.subplots(rows, columns, squeeze=False)

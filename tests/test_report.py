@@ -306,3 +306,15 @@ def test_in_a_browser(page: str, width: int, tmp_path: Path) -> None:
     assert scroll <= width
     assert shown == 5
     assert "CONSOLE" not in browser.stderr
+
+
+def test_a_hundred_layers_have_room() -> None:
+    """Of so many a few are shown, the first and the last among them."""
+    rng = np.random.default_rng(0)
+    layers = {"scale": [0.1], "hidden_layer": np.arange(1, 101)}
+    dims = ("scale", "hidden_layer", "image", "axis")
+    maps = xr.DataArray(rng.normal(size=(1, 100, 20, 2)), layers, dims)
+    figure = figures.representations(maps, np.arange(20) % 10)
+    titles = [axes.get_title() for axes in figure.axes]
+    assert (titles[0], titles[-1], len(titles)) == ("layer 1", "layer 100", 8)
+    figures.to_svg(figure)  # a warning would be an error
