@@ -78,7 +78,8 @@ def message(verdict: Verdict, pred: Verdict) -> str:
         if verdict.function == "Pred":
             words = words.replace("gradient", "prediction")
         if np.isfinite(verdict.runner_up):
-            words += f"; the next explanation is off by {100 * verdict.runner_up:.0f}\xa0%"
+            off = f"{100 * verdict.runner_up:.0f}\xa0%"
+            words += f"; the next explanation is off by {off}"
         said.append(f"{words}.")
     elif np.isfinite(verdict.residual):
         said.append(f"The nearest formula is off by {verdict.residual:.0%}.")
