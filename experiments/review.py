@@ -154,7 +154,11 @@ def lines(judged: Judged, teacher: bool) -> list[str]:
         found += [" " * len(head) + line for line in text[1:]]
     found += ["", summary(judged)]
     messages = " ".join(v.message for v in judged.verdicts)
-    others = [n for n in judged.notes if n.split(": ")[-1] not in messages]
+    others = [
+        note
+        for note in judged.notes
+        if not note.endswith(": nothing") and note.split(": ")[-1] not in messages
+    ]
     if others and not judged.is_whole:
         found.append(f"Tried without a result: {'; '.join(others[:6])}.")
         found.append("A small adapter may help: see --help.")
@@ -184,13 +188,20 @@ def summary(judged: Judged) -> str:
     follows = [v.function for v in found if v.status == "follows"]
     if not found:
         return "None of the functions asked for was found."
-    if not wrong:
-        return f"All {len(found)} that were found are right."
+    missing = [v.function for v in judged.verdicts if v.status == "not found"]
+    if not wrong and not follows:
+        if missing:
+            return f"Right as far as it goes; not found: {listed(missing)}."
+        return f"All {len(found)} functions are right."
     words = [f"{v.function} ({', '.join(v.mistakes)})" for v in wrong]
     text = f"Wrong: {listed(words)}."
+    if unclear := [v.function for v in found if v.status == "not judged"]:
+        text += f" {listed(unclear)}: to be judged once that is right."
+    if missing:
+        text += f" Not found: {listed(missing)}."
     if follows:
         text += f" {listed(follows)}: nothing wrong but what follows from that."
-    right = len(found) - len(wrong) - len(follows)
+    right = sum(v.status == "right" for v in found)
     return f"{text} {counted(right, 'function')} right."
 
 

@@ -3,7 +3,8 @@
     student's functions --calling--> answers at a few probes --judge--> verdicts
 
     mistakes       every part of a gradient, right and by every known mistake
-    judge          which of them an answer is, and what follows from what
+    fits           which of them an answer is, and the factor beside it
+    judge          a verdict on each function, and what follows from what
     evidence       what one image shows of a mistake that is on no list
     feedback       what a student reads
     conventions    layouts and names
@@ -147,8 +148,11 @@ def judged(functions: Sequence[Mapping[str, Any]], caller: Caller) -> Review:
         caller: of many calls the results, as ``_student.Student.call`` gives them.
     """
     shallow = _judged(functions, caller, SHALLOW)
+    if not shallow.called:  # some write the sizes into their code
+        shallow = _judged(functions, caller, (784, 20, 10))
     depth = _depth(functions)
-    if depth is None or any(v.status == "right" for v in shallow.verdicts[2:]):
+    statuses = [v.status for v in shallow.verdicts[2:]]
+    if depth is None or "right" in statuses or statuses.count("not found") < 2:
         return shallow
     sizes = (SHALLOW[0], *HIDDEN_SIZES[: depth - 1], SHALLOW[-1])
     deep = _judged(functions, caller, sizes)

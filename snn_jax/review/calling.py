@@ -29,7 +29,8 @@ from snn_jax.review.conventions import (
 )
 from snn_jax.review.evidence import Answers
 from snn_jax.review.mistakes import Probe, Reference
-from snn_jax.review.readings import FORWARD, Call, Reading, read
+from snn_jax.review.readings import BASE, FORWARD, LEAF, Call, Reading, read
+from snn_jax.student.functions import FROM, ITEM
 
 # Calls a function is tried with in one convention, and if nothing works at all.
 TRIES, MORE_TRIES = 60, 600
@@ -51,7 +52,10 @@ class Found(NamedTuple):
 
 
 def _assignments(
-    function: Mapping[str, Any], locked: Mapping[str, str], limit: int
+    function: Mapping[str, Any],
+    locked: Mapping[str, str],
+    preferred: Mapping[str, str],
+    limit: int,
 ) -> Iterator[tuple[str, ...]]:
     """Roles for all arguments, the likeliest first; none twice."""
     choices = []
@@ -61,13 +65,18 @@ def _assignments(
             choices.append([locked[name]])
             continue
         if function["keys"].get(name):
-            choices.append(["params"])
+            stored = "cache" in roles_of(name)
+            choices.append(["cache", "cache.1", "cache.0"] if stored else ["params"])
             continue
-        roles = roles_of(name)
+        roles = list(roles_of(name))
+        if (likely := preferred.get(name)) in roles:
+            roles = [likely, *(role for role in roles if role != likely)]
         if name in optional and roles[:1] not in (["x"], ["y"], ["rate"]):
             roles = ["default", *roles]
-        if "params" in roles or "theta" in roles:
-            roles += ["list", "pairs"]
+        if "params" in roles or "theta" in roles or "layers" in roles:
+            roles = [r for r in roles if r != "layers"] + ["list", "pairs"]
+        if "cache" in roles:
+            roles += ["cache.1", "cache.0", "cache.2"]
         choices.append(roles or list(ANY))
     ranked = itertools.islice(itertools.product(*map(enumerate, choices)), 200_000)
     sums = sorted(
@@ -75,7 +84,7 @@ def _assignments(
     )
     count = 0
     for _, picked in sums:
-        named = [r for r in picked if r not in ("default", "n", "K")]
+        named = [r.split(".")[0] for r in picked if r not in ("default", "n", "K")]
         if len(set(named)) == len(named):
             count += 1
             yield picked
@@ -84,14 +93,20 @@ def _assignments(
 
 
 def request(call: Call, reference: Reference) -> dict[str, Any]:
-    """The call as ``student`` takes it."""
+    """The call as ``student`` takes it; KeyError where that makes no sense."""
     function, convention = call.function, call.convention
     names = [*function["parameters"], *function["globals"]]
-    values = {
-        name: value_of(role, function["keys"].get(name, ()), reference, convention)
-        for name, role in zip(names, call.roles, strict=True)
-        if role != "default"
-    }
+    values: dict[str, Any] = {}
+    if "Ws" in call.roles and "bs" not in call.roles and "b1" in reference.at.params:
+        raise KeyError("weights alone, where there are biases")
+    for name, role in zip(names, call.roles, strict=True):
+        if role.startswith("cache"):
+            if not call.before:
+                raise KeyError(role)
+            values[name] = {FROM: request(call.before[-1], reference), ITEM: role[6:]}
+        elif role != "default":
+            keys = function["keys"].get(name, ())
+            values[name] = value_of(role, keys, reference, convention)
     given = []
     for name in function["parameters"]:
         if name not in values:  # the rest keep their defaults
@@ -209,17 +224,20 @@ def _in_convention(
 ) -> tuple[float, Found]:
     """What is recognized in one convention, and how much that is."""
     reference = Reference(probe_of(convention, 0))
+    # What a T or Y is, once a function shows it; a W is likely what it was before.
     locked: dict[str, str] = {}
-    calls: dict[str, tuple[float, Call, str, bool]] = {}
+    preferred: dict[str, str] = {}
+    calls: Calls = {}
     notes = []
-    before: tuple[Call, ...] = ()
+    before: tuple[Call, ...] = ()  # methods that fill an object
+    forward: tuple[Call, ...] = ()  # the function that returns what is stored
     for function in _in_order(functions):
         tries = []
-        for roles in _assignments(function, locked, limit):
-            call = Call(
-                function, roles, convention, tuple(function.get("init_values", ())),
-                before if "." in function["name"] else (),
-            )  # fmt: skip
+        for roles in _assignments(function, locked, preferred, limit):
+            init = tuple(function.get("init_values", ()))
+            stored = any(role.startswith("cache") for role in roles)
+            called = before if "." in function["name"] else stored * forward
+            call = Call(function, roles, convention, init, called)
             try:
                 tries.append((call, request(call, reference)))
             except KeyError:
@@ -229,8 +247,8 @@ def _in_convention(
         for rank, ((call, _), result) in enumerate(zip(tries, results, strict=True)):
             if isinstance(result, str):
                 continue
-            readings = _believed(read(result, call, reference), function["name"])
-            total = sum(r.sure + 0.2 for r in readings)
+            readings = _believed(read(result, call, reference), call)
+            total = sum(r.sure + BASE for r in readings)
             if readings:
                 ranked.append((total - 0.01 * rank, -rank, call, readings))
         if not ranked:
@@ -240,21 +258,29 @@ def _in_convention(
         _, _, call, readings = max(ranked, key=lambda r: r[:2])
         names = [*function["parameters"], *function["globals"]]
         if max(r.sure for r in readings) >= 2:
-            pairs = zip(names, call.roles, strict=True)
-            locked |= {name: role for name, role in pairs if role in ("y", "p")}
-        if "." in function["name"] and any(r.quantity in ("p", "a1") for r in readings):
-            before = (*before, call)
+            pairs = dict(zip(names, call.roles, strict=True))
+            locked |= {n: role for n, role in pairs.items() if role in ("y", "p")}
+            preferred |= pairs
+        if any(r.quantity in ("p", "a1") for r in readings):
+            if "." in function["name"]:
+                before = (*before, call)
+            elif "x" in call.roles:
+                forward = (call,)
         for reading in readings:
+            variant = None
             if reading.quantity == "p" and 1 < reading.sure < 2:
                 variant = mistakes.variant_of([reading.values], [reference.at])
-                assert variant is not None
+            if variant is not None:
                 reference = Reference(reference.at, variant)
             old = calls.get(reading.quantity)
             if old is None or reading.sure > old[0] + 1e-9:
                 calls[reading.quantity] = (
                     reading.sure, call, reading.path, reading.updated,
                 )  # fmt: skip
-    score = sum((sure + 0.2 for sure, *_ in calls.values()), 0.0)
+    calls = _without_helpers(calls)
+    score = sum((sure + BASE for sure, *_ in calls.values()), 0.0)
+    if not _makes_sense(calls):
+        score, calls = 0.0, {}
     return score, Found(
         convention,
         {name: (c, path, up, sure) for name, (sure, c, path, up) in calls.items()},
@@ -267,12 +293,43 @@ GRADIENTS = re.compile(
 )
 
 
-def _believed(readings: list[Reading], name: str) -> list[Reading]:
-    """Without arrays that are like a gradient in nothing but their shape."""
-    named = GRADIENTS.search(name.split(".")[-1].lower())
+def _believed(readings: list[Reading], call: Call) -> list[Reading]:
+    """Without arrays that are like a gradient in nothing but their shape.
+
+    Where the names of arguments say nothing, what is not right may be the wrong
+    argument: only what is right is believed.
+    """
+    if call.guessed:
+        return [r for r in readings if r.sure >= 2]
+    named = GRADIENTS.search(call.function["name"].split(".")[-1].lower())
     if named or max((r.sure for r in readings), default=0) >= 1:
         return readings
     return [r for r in readings if r.quantity[0] not in "Wb"]
+
+
+# A function that is meant to be one gradient, of whatever is called so.
+OWN_GRADIENT = re.compile(r"grad|nabla|deriv|slope|^_*[dg]_?[a-z]{1,2}_?\d?$")
+Calls = dict[str, tuple[float, Call, str, bool]]
+
+
+def _without_helpers(calls: Calls) -> Calls:
+    """Without what only looks like a bias: a helper's error, where there is none."""
+    found = dict(calls)
+    for leaf, (sure, call, *_) in calls.items():
+        if leaf[0] != "b" or sure >= 2:
+            continue
+        weights = calls.get(f"W{leaf[1:]}")
+        name = call.function["name"].split(".")[-1].lower()
+        if weights is None or weights[0] < 2 or weights[1].function is call.function:
+            continue
+        if not (LEAF.search(f"{name}.") or OWN_GRADIENT.search(name)):
+            del found[leaf]
+    return found
+
+
+def _makes_sense(calls: Calls) -> bool:
+    """Whether anything but a softmax is recognized."""
+    return any(sure >= 0 for name, (sure, *_) in calls.items() if name != "softmax")
 
 
 def _in_order(functions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -285,7 +342,7 @@ def _in_order(functions: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]
         return 1 if re.search(r"loss|cost|nll|likelihood|entropy", name) else 2
 
     asked = [f for f in functions if not WORK.match(f["name"])]
-    return sorted(asked, key=place)
+    return sorted(asked or functions, key=place)
 
 
 def answers(found: Found, caller: Caller, reference: Reference) -> Answers:

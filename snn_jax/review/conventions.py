@@ -21,7 +21,7 @@ class Convention(NamedTuple):
             "vector", one image (D,).
         weights: "in_out", (fan_in, fan_out), or "out_in".
         bias: "n" for (n,), "1n" or "n1".
-        labels: "onehot" or "int".
+        labels: "onehot", "int", or "n1" for numbers as (B, 1), of columns (1, B).
     """
 
     layout: str
@@ -41,7 +41,7 @@ class Convention(NamedTuple):
         }[self.layout]  # fmt: skip
         weights = {"in_out": "(fan_in, fan_out)", "out_in": "(fan_out, fan_in)"}
         bias = {"n": "(n,)", "1n": "(1, n)", "n1": "(n, 1)"}
-        labels = {"int": "numbers", "onehot": "one-hot"}
+        labels = {"int": "numbers", "onehot": "one-hot", "n1": "numbers, a column"}
         return (
             f"{images}; weights {weights[self.weights]}; biases {bias[self.bias]}; "
             f"labels {labels[self.labels]}"
@@ -57,15 +57,16 @@ CONVENTIONS = [
     )
     for weights in ("in_out", "out_in")
     for bias in biases
-    for labels in ("onehot", "int")
+    for labels in ("onehot", "int", "n1")
+    if labels != "n1" or layout in ("rows", "columns")
 ]
 
 # What an argument may be called, by what it is; the first that fits is the likeliest.
 NAMES: dict[str, str] = {
-    "x": r"x|xs|images?|imgs?|rows?|inputs?|data|a0|x_?(train|batch|i)|batch|pixels|"
-    r"samples?|features|below|a?_?prev|inp|feature_?vector|example",
-    "y": r"y|t|ys|targets?|labels?|one_?hot|y_?(true|train|batch|i|oh)|truth|true|"
-    r"expected|desired|answers?|lab|gold|digits?|tgt",
+    "x": r"x|xs|images?|imgs?|pics?|pictures?|rows?|inputs?|data|a0|"
+    r"x_?(train|batch|i)|batch|pixels|samples?|features|below|a?_?prev|inp|feature_?vector|example",
+    "y": r"y|t|ys|lbls?|targets?|labels?|one_?hot|y_?(true|train|batch|i|oh)|truth|"
+    r"true|expected|desired|answers?|lab|gold|digits?|tgt",
     "p": r"p|ps|y_?p|preds?|predictions?|predicted|guess|prob(s|abilities)?|y_?hat|"
     r"y_?pred|outputs?|out|o|a2|softmax|y|q|estimate|forward_out",
     "a1": r"a1|h|hs|h1|hidden|z|act(ivations?)?|below|a|hid|s1|out1|hidden_?out|"
@@ -84,7 +85,13 @@ NAMES: dict[str, str] = {
     "sizes": r"sizes|dims?|dimensions|layers|shape|layer_?sizes|arch(itecture)?",
     "theta": r"theta|params?|parameters|flat|w|weights|vector|p",
     "params": r"params?|parameters|net(work)?|model|weights|p|theta|state|w|nn|ws|wb",
-    "decay": r"lam(bda)?_?|reg(ularization)?|decay|l2|weight_?decay",
+    "decay": r"la?m(b?da?)?_?|reg(ularization)?(_?(strength|param|rate))?|decay|l2"
+    r"(_?reg)?|weight_?decay|wd|lambd|lmbda",
+    "cache": r"cache|memory|store|stored|saved|tape|ctx|context|intermediates?|aux|"
+    r"forward_?(pass|out|cache|results?)|acts|activations",
+    "layers": r"layers|network|net|model|params?|parameters|nn|weights",
+    "Ws": r"ws|weights|w|thetas?",
+    "bs": r"bs|biases|b|bias",
 }
 
 ANY = ("x", "y", "p", "a1", "W1", "b1", "W2", "b2", "z1", "z2", "d2", "n")
@@ -96,6 +103,7 @@ def roles_of(name: str) -> list[str]:
     >>> roles_of("Z"), roles_of("Y"), roles_of("learning_rate")
     (['z1', 'a1', 'z2'], ['y', 'p'], ['rate'])
     """
+    words = _by_words(name)
     name = name.lower().strip("_")
     deep = re.fullmatch(r"(w|b)_?(\d+)", name)
     if deep and int(deep[2]) > 2:
@@ -105,7 +113,50 @@ def roles_of(name: str) -> list[str]:
         for role, pattern in NAMES.items()
         if re.fullmatch(pattern, name)
     ]
-    return [role for _, role in sorted(ranked, key=lambda pair: pair[0])]
+    found = [role for _, role in sorted(ranked, key=lambda pair: pair[0])]
+    return found or words
+
+
+WEIGHTS = {"w", "ws", "weight", "weights", "theta", "kernel", "syn", "synapse", "mat"}
+BIASES = {"b", "bias", "biases", "beta", "offset", "intercept"}
+ABOVE = {
+    *("output", "outputs", "out", "o", "ho", "hy", "second", "top", "final", "fin"),
+    "last",
+}
+BELOW = {"input", "inputs", "in", "ih", "xh", "first", "bottom", "i", "x"}
+HIDDEN_WORDS = {"hidden", "hid", "h"}
+
+
+def _by_words(name: str) -> list[str]:
+    """What a longer name says: weights_input_hidden, output_bias, layer1_w.
+
+    >>> _by_words("weights_hidden_output"), _by_words("biasHidden"), _by_words("syn0")
+    (['W2'], ['b1'], ['W1'])
+    >>> _by_words("output_error"), _by_words("true_labels"), _by_words("stuff")
+    (['d2'], ['y'], [])
+    """
+    spaced = re.sub(r"([a-z])([A-Z])", r"\1_\2", name).lower()
+    words = set(re.findall(r"[a-z]+|\d", spaced))
+    kind = "W" if words & WEIGHTS else "b" if words & BIASES else ""
+    if kind:
+        if "0" in words or (words & BELOW and not words & ABOVE):
+            return [f"{kind}1"]
+        if "2" in words or words & ABOVE:
+            return [f"{kind}2"]
+        if "1" in words:  # counted from 1, or from 0
+            return [f"{kind}1", f"{kind}2"]
+        return [f"{kind}1"] if words & HIDDEN_WORDS else []
+    for role, meant in (
+        ("d2", {"err", "error", "errors", "delta", "deltas"}),
+        ("y", {"label", "labels", "target", "targets", "true", "truth", "onehot"}),
+        ("p", {"pred", "preds", "prob", "probs", "prediction", "predicted", "softmax"}),
+        ("a1", HIDDEN_WORDS),
+        ("x", {"image", "images", "img", "sample", "samples", "pixels", *BELOW}),
+        ("p", ABOVE),
+    ):
+        if words & meant:
+            return [role, "z1"] if role == "a1" else [role]
+    return []
 
 
 def _laid_out(values: np.ndarray, convention: Convention) -> np.ndarray:
@@ -152,6 +203,8 @@ def value_of(
     if role == "y":
         if convention.labels == "onehot":
             return _laid_out(at.onehot, convention)
+        if convention.labels == "n1":
+            return _laid_out(at.y[:, None], convention)
         return int(at.y[0]) if convention.one_image else at.y
     sizes = [at.x.shape[1], *(len(at.params[f"W{m}"]) for m in range(1, L + 1))]
     if role == "params":
@@ -170,7 +223,9 @@ def value_of(
         "theta": np.concatenate([v.ravel() for v in leaves.values()]),
         "list": list(leaves.values()),
         "pairs": [(leaves[f"W{m}"], leaves.get(f"b{m}")) for m in range(1, L + 1)],
-        "decay": 0.0,
+        "decay": 0.1,
+        "Ws": [leaves[f"W{m}"] for m in range(1, L + 1)],
+        "bs": [leaves[f"b{m}"] for m in range(1, L + 1) if f"b{m}" in leaves],
     }[role]
 
 

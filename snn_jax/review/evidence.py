@@ -5,7 +5,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snn_jax.review.mistakes import FITS, Probe, difference, forward
+from snn_jax.review.mistakes import FITS, SINGLE, Probe, difference, forward
 
 
 class Answers(NamedTuple):
@@ -27,7 +27,8 @@ class Verdict(NamedTuple):
 
     Attributes:
         function: "Pred", "loss", or the name of a leaf's gradient, such as "dW1".
-        status: "right"; "wrong"; "follows", wrong only because of another; "not found".
+        status: "right"; "wrong"; "follows", wrong only because of another; "not found";
+            "not judged", because it is built on something that is not understood.
         mistakes: what is wrong, short; several if there are several.
         factor: c, as words, beside the gradient of the mean loss.
         residual: of the hypothesis that fits, else of the nearest.
@@ -47,7 +48,11 @@ class Verdict(NamedTuple):
 
 
 def with_evidence(
-    verdict: Verdict, at: Probe, answer: Answers, variant: tuple[str, str, str]
+    verdict: Verdict,
+    at: Probe,
+    answer: Answers,
+    variant: tuple[str, str, str],
+    right_ones: set[str],
 ) -> Verdict:
     """What one image shows of a mistake that is on no list.
 
@@ -78,7 +83,13 @@ def with_evidence(
         return verdict
     slopes = delta / (at.params[above].T @ top)
     right = on.slope(on.z[layer - 1], on.a[layer])[0]
-    if difference(slopes, right) <= FITS:
+    if difference(slopes, right) <= SINGLE:
+        if f"d{above}" in right_ones:
+            said = (
+                "for one image alone it is right, so the mistake is in how the images "
+                "are put together"
+            )
+            return verdict._replace(message=said)
         return verdict._replace(
             status="follows", follows=f"d{above}", mistakes=("the error from above",)
         )

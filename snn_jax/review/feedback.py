@@ -48,6 +48,8 @@ SENTENCES = {
     "not divided by B": "It is not divided by the number of images, as the others are",
     "the sign": "The sign is the opposite of the others'",
     "no logarithm": "The logarithm is missing",
+    "transposed": "Rows and columns are exchanged: it has to be of the shape of its "
+    "weights",
     "zero everywhere": "It is zero everywhere; an error p - e sums to 0 over the "
     "classes",
     "no known mistake": "It is wrong, by no mistake that is known here",
@@ -56,6 +58,8 @@ SENTENCES = {
 
 def message(verdict: Verdict, pred: Verdict) -> str:
     """A sentence on the mistake and one on the evidence; nothing that is the answer."""
+    if verdict.status == "not judged":
+        return verdict.message
     if verdict.status == "not found":
         return "No function for it was found."
     if verdict.status == "right" and verdict.message:
@@ -68,7 +72,7 @@ def message(verdict: Verdict, pred: Verdict) -> str:
             f"Nothing is wrong here but what comes from {verdict.follows} ({what}): "
             "with that mended, it is right."
         )
-    said = [SENTENCES.get(m, m[:1].upper() + m[1:]) for m in verdict.mistakes]
+    said = [SENTENCES.get(m, f"A known mistake: {m}") for m in verdict.mistakes]
     said = [f"{words}." for words in said]
     if verdict.message:
         said.append(f"Evidence: {verdict.message}.")

@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from snn_jax.review.evidence import Answers, Verdict, with_evidence
+from snn_jax.review.fits import Fit, Law, fit, law_of
 from snn_jax.review.mistakes import (
-    APART,
-    FITS,
     RIGHT_FORWARD,
+    SINGLE,
     Passed,
     Probe,
     Reference,
@@ -23,93 +23,6 @@ from snn_jax.review.mistakes import (
     forward_variants,
     losses,
 )
-
-
-class Fit(NamedTuple):
-    """The hypothesis that explains an answer at all probes, or none.
-
-    Attributes:
-        wrong: its mistakes, each a part and a name; None unless it is certain.
-        nearest: those of the nearest hypothesis.
-        residual: of that.
-        runner_up: of the nearest that says something else.
-        factors: c, at every probe.
-    """
-
-    wrong: tuple[tuple[str, str], ...] | None
-    nearest: tuple[tuple[str, str], ...]
-    residual: float
-    runner_up: float
-    factors: tuple[float, ...]
-
-
-def fit(leaf: str, answers: Sequence[np.ndarray], at: Sequence[Reference]) -> Fit:
-    """What explains a leaf's gradient at all probes; the simplest wins a tie."""
-    tables = [reference.table(leaf) for reference in at]
-    names = tables[0][0]
-    residuals = np.zeros(len(names))
-    factors, directions = [], []
-    for g, (_, h, squares) in zip(answers, tables, strict=True):
-        g = g.ravel()
-        # What sums to 0 but for rounding explains nothing.
-        zero = squares < 1e-24 * squares.max()
-        norms = np.where(zero, 1, squares)
-        c = h @ g / norms
-        rest = np.linalg.norm(g - c[:, None] * h, axis=1) / np.linalg.norm(g)
-        residuals = np.maximum(residuals, np.where(zero, 1, rest))
-        factors.append(c)
-        directions.append(h / np.sqrt(norms)[:, None])
-    fitting = np.flatnonzero(residuals <= FITS)
-    best = int(fitting[0]) if fitting.size else int(residuals.argmin())
-    # Those that say the same at every probe are no rivals.
-    same = np.ones(len(names), bool)
-    for h in directions:
-        same &= np.abs(np.abs(h @ h[best]) - 1) < 1e-12
-    rivals = residuals[~same]
-    runner_up = float(rivals.min()) if rivals.size else float("nan")
-    certain = bool(fitting.size) and not runner_up < APART
-    return Fit(
-        names[best] if certain else None,
-        names[best],
-        float(residuals[best]),
-        runner_up,
-        tuple(float(c[best]) for c in factors),
-    )
-
-
-class Law(NamedTuple):
-    """A factor that is number * B^power at every probe."""
-
-    number: float
-    power: int
-
-    def over(self, other: "Law") -> "Law":
-        """The ratio of two."""
-        return Law(self.number / other.number, self.power - other.power)
-
-    def __str__(self) -> str:
-        return _in_words(self)
-
-
-def _law(factors: Sequence[float], sizes: Sequence[int]) -> Law | None:
-    """None if no law fits."""
-    for power in (0, 1, -1, -2, 2):
-        numbers = [c / B**power for c, B in zip(factors, sizes, strict=True)]
-        if np.ptp(numbers) <= 1e-7 * abs(numbers[0]):
-            return Law(float(np.round(numbers[0], 9)), power)
-    return None
-
-
-def _in_words(law: Law) -> str:
-    """As a student reads it: "1", "-1", "1/B", "2"."""
-    number = law.number
-    sign = "-" if number < 0 else ""
-    size = abs(number)
-    whole = f"{size:g}" if size >= 1 else f"1/{1 / size:g}"
-    power = {0: "", 1: "B", -1: "/B", -2: "/B^2", 2: "B^2"}[law.power]
-    if size == 1 and law.power > 0:
-        return sign + power
-    return sign + whole + (f" {power}" if law.power > 0 else power)
 
 
 class Loss(NamedTuple):
@@ -125,9 +38,29 @@ def _loss_of(probes: Sequence[Probe], passed: Any, values: Sequence[float]) -> A
     tables = [losses(on, at.onehot) for on, at in zip(passed, probes, strict=True)]
     for name in tables[0]:
         ratios = [value / t[name] for value, t in zip(values, tables, strict=True)]
-        if np.isfinite(ratios).all() and (law := _law(ratios, sizes)) is not None:
+        if np.isfinite(ratios).all() and (law := law_of(ratios, sizes)) is not None:
+            if name.endswith("in the logarithm") and law not in TASTE:
+                continue
             return Loss(name, law)
+    # The mean or the sum, and the squares of the weights times one number.
+    means = [t[""] for t in tables]
+    squares = [
+        sum((v**2).sum() for n, v in at.params.items() if n[0] == "W") for at in probes
+    ]
+    for law in sorted(TASTE, key=abs_of):
+        rest = [v - law.number * B**law.power * m
+                for v, B, m in zip(values, sizes, means, strict=True)]  # fmt: skip
+        for powers in (0, -1, 1):
+            decay = [r / s / B**powers
+                     for r, s, B in zip(rest, squares, sizes, strict=True)]  # fmt: skip
+            if abs(decay[0]) > 1e-6 and np.ptp(decay) <= SINGLE * abs(decay[0]):
+                return Loss("weight decay", law)
     return None
+
+
+def abs_of(law: Law) -> tuple[float, int]:
+    """The plainer first."""
+    return (-law.number, law.power)
 
 
 def _judge_pred(
@@ -141,7 +74,7 @@ def _judge_pred(
     for variant in forward_variants(probes[0].num_layers, "b1" in probes[0].params):
         passes = [forward(at, variant).p for at in probes]
         residual = max(map(difference, preds, passes))
-        if residual > FITS:
+        if residual > SINGLE:
             continue
         if variant == RIGHT_FORWARD:
             return Verdict("Pred", "right", residual=residual), variant
@@ -175,6 +108,8 @@ def _shape_mistake(answer: np.ndarray, at: Probe, passed: Passed, leaf: str) -> 
         ):
             if answer.size == values.size:
                 return name
+    if answer.ndim == 2 and answer.shape == shape[::-1]:
+        return "transposed"
     return f"shape {answer.shape} instead of {shape}"
 
 
@@ -239,15 +174,19 @@ def judge(
     if all(value is not None for value in values):
         loss = _loss_of(probes, passed, [float(v) for v in values if v is not None])
         loss_verdict = _judge_loss(loss)
+        if loss is None and pred.mistakes == ("no known mistake",):
+            said = "It cannot be judged before the prediction is right."
+            loss_verdict = Verdict("loss", "not judged", message=said)
     else:
         loss_verdict = Verdict("loss", "not found")
-    verdicts = _judge_leaves(fits, probes, loss, steps)
+    verdicts = _judge_leaves(fits, probes, loss, pred, steps)
     explained = _num_explained(fits) == len(leaves) and variant == RIGHT_FORWARD
     if pred.status == "not found" and explained:
         said = "Right: it has no function of its own, the gradients hold it."
         pred = Verdict("Pred", "right", message=said)
     if single is not None:
-        verdicts = [with_evidence(v, *single, variant) for v in verdicts]
+        right_ones = {v.function for v in verdicts if v.status == "right"}
+        verdicts = [with_evidence(v, *single, variant, right_ones) for v in verdicts]
     return [pred, loss_verdict, *verdicts]
 
 
@@ -290,8 +229,12 @@ LOGARITHMS = {2: "to base 2", 10: "to base 10"}
 def _judge_loss(loss: Loss | None) -> Verdict:
     if loss is None:
         return Verdict("loss", "wrong", ("no known mistake",))
-    if loss.name:
+    added = loss.name.endswith("in the logarithm") or loss.name == "weight decay"
+    if loss.name and not added:
         return Verdict("loss", "wrong", (loss.name,), str(loss.law))
+    if added:
+        said = f"Right: it has {loss.name.replace('weight', 'a weight')}."
+        return Verdict("loss", "right", (), str(loss.law), message=said)
     if loss.law in TASTE:
         return Verdict("loss", "right", (), str(loss.law), residual=0.0)
     for base, name in LOGARITHMS.items():
@@ -312,22 +255,38 @@ def _factor_mistake(ratio: Law, beside: str) -> str:
     return words.get(ratio, f"a factor {ratio}") + beside
 
 
+def _decay_mistakes(leaf: str, fits: Mapping[str, Fit | str]) -> list[str]:
+    """What is wrong with a decay of the weights; nothing if there is none."""
+    known = {
+        n: f for n, f in fits.items() if isinstance(f, Fit) and f.wrong is not None
+    }
+    decayed = [n for n, f in known.items() if f.decay and n[0] == "W"]
+    own = known[leaf].decay
+    if own and np.sign(own[0]) != np.sign(known[leaf].factors[0]):
+        return ["the sign of the weight decay"]
+    if leaf[0] == "W" and not own and decayed:
+        return ["no weight decay, which the others have"]
+    return []
+
+
 def _judge_leaves(
     fits: Mapping[str, Fit | str],
     probes: Sequence[Probe],
     loss: Loss | None,
+    pred: Verdict,
     steps: bool,
 ) -> list[Verdict]:
     """On every gradient, from the top down."""
     sizes = [len(at.y) for at in probes]
     laws = {
-        leaf: _law(fit.factors, sizes)
-        for leaf, fit in fits.items()
-        if isinstance(fit, Fit) and fit.wrong is not None
+        leaf: law_of(one.factors, sizes)
+        for leaf, one in fits.items()
+        if isinstance(one, Fit) and one.wrong is not None
     }
     known = [law for law in laws.values() if law is not None]
     right = None
-    if loss is not None and not loss.name and loss.law in TASTE:
+    wrong_loss = loss is None or _judge_loss(loss).status == "wrong"
+    if loss is not None and not wrong_loss:
         right = loss.law
     # What most of them have, the top ones first, is what was meant.
     base = right if right in known else max(known, key=known.count, default=None)
@@ -342,30 +301,46 @@ def _judge_leaves(
             everywhere = _factor_mistake(ratio, " beside the loss")
     verdicts: list[Verdict] = []
     first: dict[tuple[str, str], str] = {}
-    for leaf, fit in fits.items():
+    for leaf, one in fits.items():
         function = f"d{leaf}"
-        if isinstance(fit, str):
-            status = "not found" if fit == "not found" else "wrong"
-            mistakes = (fit,) if status == "wrong" else ()
+        if isinstance(one, str):
+            status = "not found" if one == "not found" else "wrong"
+            mistakes = (one,) if status == "wrong" else ()
             verdicts.append(Verdict(function, status, mistakes))
             continue
-        near = (fit.residual, fit.runner_up)
+        near = (one.residual, one.runner_up)
+        if pred.mistakes == ("no known mistake",) and one.wrong is None:
+            said = "It cannot be judged before the prediction is right."
+            verdicts.append(Verdict(function, "not judged", message=said))
+            continue
         law = laws.get(leaf)
-        if fit.wrong is None or law is None or base is None:
+        if one.wrong is None or law is None or base is None:
             verdicts.append(
                 Verdict(function, "wrong", ("no known mistake",), "", *near)
             )
             continue
-        new = [part for part in fit.wrong if part not in first]
-        follows = "" if new or not fit.wrong else first[fit.wrong[0]]
+        new = [part for part in one.wrong if part not in first]
+        causes = dict.fromkeys(first[part] for part in one.wrong if part not in new)
+        follows = "" if new else " and ".join(causes)
         first |= dict.fromkeys(new, function)
         factor = everywhere or _factor_mistake(law.over(base), "")
-        if any(kind == "reduction" for kind, _ in fit.wrong):
+        if any(kind == "reduction" for kind, _ in one.wrong):
             factor = ""  # it belongs to another formula
         own = [name for _, name in new] + [factor] * bool(factor)
+        own += _decay_mistakes(leaf, fits)
         status = "wrong" if own else "follows" if follows else "right"
-        named = tuple(own or [name for _, name in fit.wrong])
+        named = tuple(own or [name for _, name in one.wrong])
         verdicts.append(
-            Verdict(function, status, named, str(law), *near, follows=follows)
+            Verdict(
+                function,
+                status,
+                named,
+                str(law),
+                *near,
+                follows=follows,
+                message="Right: with a weight decay."
+                if one.decay and status == "right"
+                else "",
+            )
         )
     return verdicts

@@ -10,8 +10,14 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from snn_jax.review import judge, mistakes
-from snn_jax.review.conventions import Convention, as_leaf, as_rows, leaves_as
+from snn_jax.review import fits, mistakes
+from snn_jax.review.conventions import (
+    Convention,
+    as_leaf,
+    as_rows,
+    leaves_as,
+    roles_of,
+)
 from snn_jax.review.mistakes import Reference
 
 
@@ -23,6 +29,17 @@ class Call(NamedTuple):
     convention: Convention
     init: tuple[Any, ...] = ()
     before: "tuple[Call, ...]" = ()
+
+    @property
+    def guessed(self) -> bool:
+        """Whether the name of an argument says nothing."""
+        names = [*self.function["parameters"], *self.function["globals"]]
+        keys = self.function["keys"]
+        return not all(roles_of(name) or keys.get(name) for name in names)
+
+
+# What it counts that a shape fits; one that does not fit counts next to nothing.
+BASE = 0.2
 
 
 class Reading(NamedTuple):
@@ -47,7 +64,7 @@ def read(
             value = float(array.ravel()[0])
             known = _is_loss(value, reference)
             if known or re.search(LOSSES, name):
-                found.append(Reading("loss", value, path, False, 1.0 + known))
+                found.append(Reading("loss", value, path, False, 0.5 + 1.5 * known))
         forward = (
             []
             if path.startswith("argument")
@@ -80,11 +97,11 @@ def _misshapen(
         )
         leaf = f"{said[1].upper() if said[1] == 'w' else 'b'}{said[2]}" if said else ""
         if leaf in missing:
-            more.append(Reading(leaf, np.asarray(values), path, False, 0.05))
+            more.append(Reading(leaf, np.asarray(values), path, False, 0.05 - BASE))
     rest = [(path, v) for path, v in rest if path.startswith("return")]
     if not more and len(rest) == 1 == len(missing) and len(leaves) > 2:
         path, values = rest[0]
-        more.append(Reading(missing[0], np.asarray(values), path, False, 0.05))
+        more.append(Reading(missing[0], np.asarray(values), path, False, 0.05 - BASE))
     return more
 
 
@@ -106,7 +123,7 @@ def _forward(
         ("z2", on.z[-1]),
     ):
         back = as_rows(array, call.convention, len(at.y), right.shape[1])
-        if back is not None and mistakes.difference(back, right) <= mistakes.FITS:
+        if back is not None and mistakes.difference(back, right) <= mistakes.SINGLE:
             if quantity == "p" and not _sees_images(call):
                 return [Reading("softmax", back, path, False, 0.0)]  # no prediction
             named = bool(re.search(FORWARD, name))
@@ -116,11 +133,12 @@ def _forward(
         return []
     if re.search(FORWARD, name) and "back" not in name and _sees_images(call):
         variant = mistakes.variant_of([back], [at])
-        return [Reading("p", back, path, False, 1.5 if variant else 0.3)]
+        known = variant is not None and not call.guessed
+        return [Reading("p", back, path, False, 1.5 if known else 0.3)]
     if not call.convention.one_image:
         for delta in mistakes.top_errors(on, at.onehot).values():
             c = (back * delta).sum() / max((delta**2).sum(), 1e-300)
-            if mistakes.difference(back, c * delta) <= mistakes.FITS:
+            if mistakes.difference(back, c * delta) <= mistakes.SINGLE:
                 return [Reading("d2", back, path, False, 1.5)]
     return []
 
@@ -158,17 +176,22 @@ def _gradient(
     """A leaf's gradient, or what it was updated to; the nearer to right, the surer."""
     at = reference.at
     in_place = path.startswith(("argument", "self.", "global"))
+    given = [(values, False)]
+    rate = at.rate if "rate" in call.roles else 1.0
+    is_updated = _is_updated(leaf, values, call, reference)
+    if "rate" in call.roles or in_place or is_updated:
+        given.append(((at.params[leaf] - values) / rate, True))
     best = Reading(leaf, values, path, False, -1.0)
-    for updated in (False, True):
-        if updated and "rate" not in call.roles and not in_place:
-            continue
-        rate = at.rate if "rate" in call.roles else 1.0
-        g = (at.params[leaf] - values) / rate if updated else values
+    for g, updated in given:
         sure = 0.0
         if np.isfinite(g).all() and np.linalg.norm(g) > 1e-12:
-            fit = judge.fit(leaf, [g], [reference])
-            if fit.residual <= mistakes.FITS:
+            fit = fits.fit(leaf, [g], [reference])
+            if not updated and is_updated:
+                sure = -0.5
+            elif fit.residual <= mistakes.SINGLE:
                 sure = 2.0 - 0.3 * len(fit.nearest)
+                if not fits.is_usual(fit.factors[0], len(at.y)):
+                    sure -= 0.5
             elif updated and (in_place and "d" not in path.split(".")[-1][:1].lower()):
                 sure = 0.1
         if sure > best.sure:
@@ -176,9 +199,20 @@ def _gradient(
     return best
 
 
+def _is_updated(
+    leaf: str, values: np.ndarray, call: Call, reference: Reference
+) -> bool:
+    """Whether it is the parameter itself, less something like its gradient."""
+    if not np.isfinite(values).all() or np.linalg.norm(values) < 1e-12:
+        return False
+    fit = fits.fit(leaf, [values], [reference])
+    share = fit.decay[0] if fit.decay else 0.0
+    return abs(share - 1) < 1e-6 or ("rate" in call.roles and 0.5 < share < 2)
+
+
 def _is_loss(value: float, reference: Reference) -> bool:
     at = reference.at
     mean = mistakes.losses(reference.on, at.onehot)[""]
     ratio = abs(value / mean) if mean else 0.0
     B, K = len(at.y), at.onehot.shape[1]
-    return any(abs(ratio / r - 1) < 1e-9 for r in (1, B, 1 / K, B / K))
+    return any(abs(ratio / r - 1) < 1e-6 for r in (1, B, 1 / K, B / K))

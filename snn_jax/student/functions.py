@@ -8,7 +8,6 @@ import ast
 import contextlib
 import copy
 import dis
-import importlib
 import inspect
 import re
 import signal
@@ -21,24 +20,11 @@ from typing import Any
 
 import numpy as np
 
+from snn_jax.student.modules import module_named
 from snn_jax.student.source import tree_of
 
-# Modules that a gradient may need; all others are stood in for, as plots are.
-MODULES = {
-    *("numpy", "math", "cmath", "jax", "scipy", "functools", "itertools", "random"),
-    *("typing", "collections", "copy", "dataclasses", "operator", "abc", "enum"),
-    *(
-        "jaxtyping",
-        "numbers",
-        "warnings",
-        "string",
-        "re",
-        "time",
-        "os",
-        "sys",
-        "__future__",
-    ),
-}
+# In an argument's place: the call whose result it is, and which item, "" for all.
+FROM, ITEM = "what this call returns", "its item"
 
 # Who sums over columns has a batch of them.
 COLUMN_SUM = re.compile(
@@ -76,20 +62,6 @@ def _source_of_function(function: Any) -> str:
         return textwrap.dedent(inspect.getsource(function))
     except (OSError, TypeError):
         return ""
-
-
-class _StandIn(types.ModuleType):
-    """A module that is not there and is not needed."""
-
-    def __getattr__(self, name: str) -> Any:
-        if name.startswith("__"):
-            raise AttributeError(name)
-        return _StandIn(f"{self.__name__}.{name}")
-
-    def __call__(self, *_: Any, **__: Any) -> Any:
-        return self
-
-    __getitem__ = __or__ = __ror__ = __call__
 
 
 def _is_constant(node: ast.AST) -> bool:
@@ -169,12 +141,12 @@ class Student:
     def _import(self, node: ast.Import | ast.ImportFrom) -> None:
         if isinstance(node, ast.Import):
             for alias in node.names:
-                module = _module(alias.name)
+                module = module_named(alias.name)
                 if alias.asname is None:
-                    module = _module(alias.name.split(".")[0])
+                    module = module_named(alias.name.split(".")[0])
                 self.names[alias.asname or alias.name.split(".")[0]] = module
             return
-        module = _module(node.module or "")
+        module = module_named(node.module or "")
         for alias in node.names:
             if alias.name == "*":
                 self.names.update(
@@ -183,7 +155,7 @@ class Student:
             else:
                 found = getattr(module, alias.name, None)
                 if found is None:
-                    found = _module(f"{node.module}.{alias.name}")
+                    found = module_named(f"{node.module}.{alias.name}")
                 self.names[alias.asname or alias.name] = found
 
     def describe(self) -> list[dict[str, Any]]:
@@ -257,19 +229,24 @@ class Student:
         """``call``, or in a word why there is no result."""
         name = what["function"]
         if self.slow.get(name, 0) >= 2:
-            return "TimeoutError: it does not come to an end"
+            return "it does not come to an end"
         try:
             with limited(self.seconds):
                 return self.call(what)
         except TimeoutError:
             self.slow[name] = self.slow.get(name, 0) + 1
-            return "TimeoutError: it does not come to an end"
+            return "it does not come to an end"
+        except NotImplementedError:
+            return "it is not done yet"
         except Exception as error:
-            return f"{type(error).__name__}: {str(error)[:80]}"
+            words = " ".join(str(error).split())
+            short = words if len(words) <= 80 else words[:80].rsplit(" ", 1)[0] + " .."
+            return f"{type(error).__name__}: {short}"
 
     def call(self, what: dict[str, Any]) -> list[tuple[str, Any]]:
         """Calls a function; what it returned, and what it changed, by where it was."""
-        given = copy.deepcopy(what["args"])
+        arguments = [self._own(value) for value in what["args"]]
+        given = copy.deepcopy(arguments)
         for name, value in copy.deepcopy(what.get("globals", {})).items():
             self.names[name] = value
         function = what["function"]
@@ -296,13 +273,23 @@ class Student:
         after: list[tuple[str, Any]] = []
         before_: list[tuple[str, Any]] = []
         _flatten("argument", given, after)
-        _flatten("argument", what["args"], before_)
+        _flatten("argument", arguments, before_)
         found += [c for c in after if not _among(c, before_)]
         for name, value in what.get("globals", {}).items():
             _flatten(f"global.{name}", self.names[name], after := [])
             _flatten(f"global.{name}", value, before_ := [])
             found += [c for c in after if not _among(c, before_)]
         return found
+
+    def _own(self, value: Any) -> Any:
+        """What another function of the file returned, where that is asked for."""
+        if not (isinstance(value, dict) and FROM in value):
+            return value
+        asked, item = value[FROM], value[ITEM]
+        for name, given in copy.deepcopy(asked.get("globals", {})).items():
+            self.names[name] = given
+        returned = self.names[asked["function"]](*copy.deepcopy(asked["args"]))
+        return returned[int(item)] if item else returned
 
     def attributes(self, kind: str, init: list[Any]) -> list[tuple[str, Any]]:
         """The arrays that a new object holds."""
@@ -311,15 +298,6 @@ class Student:
         for name, value in vars(it).items():
             _flatten(name, value, found)
         return found
-
-
-def _module(name: str) -> Any:
-    if name.split(".")[0] in MODULES | {"student"}:
-        try:
-            return importlib.import_module(name)
-        except ImportError:
-            pass
-    return _StandIn(name)
 
 
 def _names(code: Any) -> list[str]:
