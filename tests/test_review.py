@@ -160,6 +160,7 @@ def hidden(mistake: str) -> dict[str, Any]:
 
 
 EVERYWHERE = ("dW2", "db2", "dW1", "db1")
+UPHILL: dict[str, Any] = dict.fromkeys(EVERYWHERE, ("the step goes uphill",))
 CASES: list[tuple[Style, dict[str, str], dict[str, Any]]] = [
     # the error at the top
     (ROWS, {"d2": "(z2 - t) / n"}, from_the_top("scores for probabilities")),
@@ -187,7 +188,7 @@ CASES: list[tuple[Style, dict[str, str], dict[str, Any]]] = [
     (GIVEN, {"dW2": "a1.T @ d2 * 2"}, {"dW2": ("a factor 2",)}),
     # sign
     (ROWS, {"dW1_d2": "(t - p) / n"}, {"dW1": ("the sign",)}),
-    (STEP, {"d2": "(t - p) / n"}, dict.fromkeys(EVERYWHERE, ("the sign",))),
+    (STEP, {"d2": "(t - p) / n"}, UPHILL),
     # the hidden slope
     (ROWS, {"slope": "1"}, hidden("the slope is missing")),
     (UPDATED, {"slope": "1"}, hidden("the slope is missing")),
@@ -388,6 +389,13 @@ def step(X, Y, W1, b1, W2, b2, eta, lmbda):
 """
 
 
+UPDATE = """
+def update(W1, b1, W2, b2, dW1, db1, dW2, db2, alpha):
+    return (W1 {sign} alpha * dW1, b1 {sign} alpha * db1,
+            W2 {sign} alpha * dW2, b2 {sign} alpha * db2)
+"""
+
+
 def renamed(source: str, **names: str) -> str:
     """With other names in the place of some."""
     for old, new in names.items():
@@ -420,6 +428,12 @@ AS_WRITTEN: dict[str, tuple[str, dict[str, Any]]] = {
         BATCH + "def back_signal(X, Y, W1, b1, W2, b2):\n"
         "    p = forward(X, W1, b1, W2, b2)[1]\n"
         "    return ((p - Y) @ W2.T).mean(axis=0)\n", {}),
+    "update": (BATCH + UPDATE.format(sign="-"), {}),
+    "update adds": (BATCH + UPDATE.format(sign="+"), UPHILL),
+    "ascent that is taken off": (
+        BATCH.replace("(p - Y)", "(Y - p)") + UPDATE.format(sign="-"), UPHILL),
+    "ascent that is added": (
+        BATCH.replace("(p - Y)", "(Y - p)") + UPDATE.format(sign="+"), {}),
     "one slope for all": (BATCH.replace("h * (1 - h)", "h[0] * (1 - h[0])"),
                           dict.fromkeys(("dW1", "db1"), ("no known mistake",))),
     "sizes in the code": (

@@ -65,8 +65,11 @@ def _assignments(
             choices.append([locked[name]])
             continue
         if function["keys"].get(name):
-            stored = "cache" in roles_of(name)
-            choices.append(["cache", "cache.1", "cache.0"] if stored else ["params"])
+            known = roles_of(name)
+            if "cache" in known:
+                choices.append(["cache", "cache.1", "cache.0"])
+            else:
+                choices.append(["grads"] if "grads" in known else ["params"])
             continue
         roles = list(roles_of(name))
         if (likely := preferred.get(name)) in roles:
@@ -301,6 +304,8 @@ def _believed(readings: list[Reading], call: Call) -> list[Reading]:
     """
     if call.guessed:
         return [r for r in readings if r.sure >= 2]
+    if any(r.quantity == "sign" for r in readings):
+        return readings
     named = GRADIENTS.search(call.function["name"].split(".")[-1].lower())
     if named or max((r.sure for r in readings), default=0) >= 1:
         return readings
@@ -369,7 +374,7 @@ def answers(found: Found, caller: Caller, reference: Reference) -> Answers:
         if own is not None and own.shape == reference.top_error.shape:
             reference.top_error = own
     grads = {name: v for name, v in values.items() if name in reference.at.params}
-    return Answers(values.get("p"), values.get("loss"), grads)
+    return Answers(values.get("p"), values.get("loss"), grads, values.get("sign"))
 
 
 def call_is_single(found: Found) -> bool:

@@ -105,6 +105,10 @@ def roles_of(name: str) -> list[str]:
     """
     words = _by_words(name)
     name = name.lower().strip("_")
+    if gradient := re.fullmatch(r"(?:d|grad|g|delta)_?([wb])_?([12])", name):
+        return [f"d{gradient[1].upper() if gradient[1] == 'w' else 'b'}{gradient[2]}"]
+    if re.fullmatch(r"grads?|gradients?", name):
+        return ["grads"]
     deep = re.fullmatch(r"(w|b)_?(\d+)", name)
     if deep and int(deep[2]) > 2:
         return [f"{deep[1].upper() if deep[1] == 'w' else 'b'}{deep[2]}"]
@@ -206,6 +210,16 @@ def value_of(
         if convention.labels == "n1":
             return _laid_out(at.y[:, None], convention)
         return int(at.y[0]) if convention.one_image else at.y
+    if role[:1] == "d" and role[1:] in leaves:
+        return known_gradient(leaves[role[1:]])
+    if role == "grads":
+        named = {key: roles_of(key)[:1] for key in keys}
+        usual = {f"d{name}": known_gradient(values) for name, values in leaves.items()}
+        return usual | {
+            key: known_gradient(leaves[found[0][1:]])
+            for key, found in named.items()
+            if found and found[0][1:] in leaves
+        }
     sizes = [at.x.shape[1], *(len(at.params[f"W{m}"]) for m in range(1, L + 1))]
     if role == "params":
         if not keys:
@@ -227,6 +241,15 @@ def value_of(
         "Ws": [leaves[f"W{m}"] for m in range(1, L + 1)],
         "bs": [leaves[f"b{m}"] for m in range(1, L + 1) if f"b{m}" in leaves],
     }[role]
+
+
+def known_gradient(values: np.ndarray) -> np.ndarray:
+    """What is given to a function that takes a gradient, to see what it does with it.
+
+    Any numbers will do that are not the parameters'.
+    """
+    found: np.ndarray = np.cos(3 * values) + 2
+    return found
 
 
 def _keys_to_leaves(keys: Sequence[str], leaves: Sequence[str]) -> dict[str, str]:

@@ -15,11 +15,14 @@ class Answers(NamedTuple):
         pred: (B, K), or None.
         loss: one number, or None.
         grads: by the names of the leaves; an array of another shape is a mistake too.
+        sign: 1 if a function of theirs takes the gradient off the parameters, -1 if it
+            adds it; None if there is none.
     """
 
     pred: np.ndarray | None
     loss: float | None
     grads: Mapping[str, np.ndarray]
+    sign: float | None = None
 
 
 class Verdict(NamedTuple):
@@ -94,7 +97,8 @@ def with_evidence(
             status="follows", follows=f"d{above}", mistakes=("the error from above",)
         )
     table = _table("slope", slopes, right, "z", on.z[layer - 1][0])
-    return verdict._replace(message=f"the slope that was used: {table}")
+    said = "the slope that was used, if the error from above is right"
+    return verdict._replace(message=f"{said}: {table}")
 
 
 def _table(name: str, found: Any, right: Any, at: str, where: Any) -> str:

@@ -46,6 +46,8 @@ SENTENCES = {
     "divided by B once too often": "It is divided by the number of images once too "
     "often",
     "not divided by B": "It is not divided by the number of images, as the others are",
+    "the step goes uphill": "The step that is taken with it goes uphill, and the loss "
+    "grows",
     "the sign": "The sign is the opposite of the others'",
     "no logarithm": "The logarithm is missing",
     "transposed": "Rows and columns are exchanged: it has to be of the shape of its "

@@ -47,7 +47,7 @@ def _loss_of(probes: Sequence[Probe], passed: Any, values: Sequence[float]) -> A
     squares = [
         sum((v**2).sum() for n, v in at.params.items() if n[0] == "W") for at in probes
     ]
-    for law in sorted(TASTE, key=abs_of):
+    for law in sorted(TASTE, key=_plainness):
         rest = [v - law.number * B**law.power * m
                 for v, B, m in zip(values, sizes, means, strict=True)]  # fmt: skip
         for powers in (0, -1, 1):
@@ -58,7 +58,7 @@ def _loss_of(probes: Sequence[Probe], passed: Any, values: Sequence[float]) -> A
     return None
 
 
-def abs_of(law: Law) -> tuple[float, int]:
+def _plainness(law: Law) -> tuple[float, int]:
     """The plainer first."""
     return (-law.number, law.power)
 
@@ -179,7 +179,8 @@ def judge(
             loss_verdict = Verdict("loss", "not judged", message=said)
     else:
         loss_verdict = Verdict("loss", "not found")
-    verdicts = _judge_leaves(fits, probes, loss, pred, steps)
+    sign = 1.0 if steps else answers[0].sign
+    verdicts = _judge_leaves(fits, probes, loss, pred, sign)
     explained = _num_explained(fits) == len(leaves) and variant == RIGHT_FORWARD
     if pred.status == "not found" and explained:
         said = "Right: it has no function of its own, the gradients hold it."
@@ -269,12 +270,21 @@ def _decay_mistakes(leaf: str, fits: Mapping[str, Fit | str]) -> list[str]:
     return []
 
 
+def _on_decay(one: Fit, loss: Loss | None) -> str:
+    """What is said of a right gradient with a weight decay."""
+    if not one.decay:
+        return ""
+    if loss is None or loss.name == "weight decay":
+        return "Right: with a weight decay."
+    return "Right: with a weight decay, which the loss has not."
+
+
 def _judge_leaves(
     fits: Mapping[str, Fit | str],
     probes: Sequence[Probe],
     loss: Loss | None,
     pred: Verdict,
-    steps: bool,
+    sign: float | None,
 ) -> list[Verdict]:
     """On every gradient, from the top down."""
     sizes = [len(at.y) for at in probes]
@@ -291,8 +301,8 @@ def _judge_leaves(
     # What most of them have, the top ones first, is what was meant.
     base = right if right in known else max(known, key=known.count, default=None)
     everywhere = ""
-    if base is not None and steps and base.number < 0:
-        everywhere = "the sign"
+    if base is not None and sign is not None and base.number * sign < 0:
+        everywhere = "the step goes uphill"
     elif base is not None and base.power not in (0, 1):
         everywhere = _factor_mistake(Law(1.0, base.power), "")
     elif base is not None and right is not None:
@@ -338,9 +348,7 @@ def _judge_leaves(
                 str(law),
                 *near,
                 follows=follows,
-                message="Right: with a weight decay."
-                if one.decay and status == "right"
-                else "",
+                message=_on_decay(one, loss) if status == "right" else "",
             )
         )
     return verdicts

@@ -15,6 +15,7 @@ from snn_jax.review.conventions import (
     Convention,
     as_leaf,
     as_rows,
+    known_gradient,
     leaves_as,
     roles_of,
 )
@@ -57,6 +58,8 @@ def read(
 ) -> list[Reading]:
     """Everything that is recognized in a result, by shape and by value."""
     found: list[Reading] = []
+    if any(role == "grads" or GIVEN.fullmatch(role) for role in call.roles):
+        return _update(result, call, reference)
     name = call.function["name"].split(".")[-1].lower()
     for path, values in result:
         array = np.asarray(values, float)
@@ -73,6 +76,27 @@ def read(
         # What is known to be a probability is no gradient of a bias.
         found += forward or _gradients(array, path, call, reference)
     return found + _misshapen(result, found, call, reference)
+
+
+# A gradient that is an argument.
+GIVEN = re.compile(r"d[Wb]\d")
+
+
+def _update(
+    result: Sequence[tuple[str, Any]], call: Call, reference: Reference
+) -> list[Reading]:
+    """Whether a function takes a gradient off the parameters, or adds it."""
+    leaves = leaves_as(reference.at, call.convention)
+    for path, values in result:
+        for leaf in leaves.values():
+            if np.shape(values) != leaf.shape:
+                continue
+            moved = np.asarray(values) - leaf
+            step = reference.at.rate * known_gradient(leaf)
+            for sign in (1.0, -1.0):
+                if mistakes.difference(moved, -sign * step) <= mistakes.SINGLE:
+                    return [Reading("sign", sign, path, False, 1.0)]
+    return []
 
 
 LEAF = re.compile(r"(?:^|[._])(?:d|grad|g|delta|nabla|slope)_?_?([wb])_?(\d)(?:$|\.)")
