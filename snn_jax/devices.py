@@ -52,6 +52,15 @@ def on_every_device(
     )
 
 
+def in_groups(function: Callable[[Any], Any], many: Any, most: int) -> Any:
+    """Maps function over networks, up to most at once, for want of memory."""
+    width = len(jax.tree.leaves(many)[0])
+    if width <= most:
+        return jax.vmap(function)(many)
+    # All groups of one size: bits depend on it.
+    return jax.lax.map(function, many, batch_size=math.gcd(width, most))
+
+
 def split(values: Any, mesh: Mesh) -> Any:
     """Puts arrays with a leading axis of networks on the devices, each its share."""
     return jax.device_put(values, NamedSharding(mesh, SPLIT))

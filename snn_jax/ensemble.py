@@ -10,8 +10,7 @@ many as there are cores are fastest.
 """
 
 import functools
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
 import jax
@@ -119,15 +118,6 @@ def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Co
     return devices.on_every_device(function, mesh, "nnn...", donate_argnums=0)
 
 
-def _in_groups(function: Callable[[Params], Any], many: Params, most: int) -> Any:
-    """Maps function over networks, up to most at once, for want of memory."""
-    width = len(jax.tree.leaves(many)[0])
-    if width <= most:
-        return jax.vmap(function)(many)
-    # All groups of one size: bits depend on it.
-    return jax.lax.map(function, many, batch_size=math.gcd(width, most))
-
-
 @functools.cache
 def _evaluate(mesh: Mesh, recipe: "Core", method: Method) -> Compiled:
     def networks_of_device(many: Params, split: Split, x: Any) -> Evaluation:
@@ -139,7 +129,7 @@ def _evaluate(mesh: Mesh, recipe: "Core", method: Method) -> Compiled:
                 params, split, network=recipe.network, loss=recipe.loss, reference=x
             )
 
-        found: Evaluation = _in_groups(one, many, EVALUATED_AT_ONCE)
+        found: Evaluation = devices.in_groups(one, many, EVALUATED_AT_ONCE)
         return found
 
     return devices.on_every_device(networks_of_device, mesh, "n..")
@@ -166,7 +156,7 @@ def _observe(
                 found |= value if isinstance(value, dict) else {name: value}
             return {name: jnp.asarray(value) for name, value in found.items()}
 
-        found: dict[str, Array] = _in_groups(
+        found: dict[str, Array] = devices.in_groups(
             one, devices.as_float64(many), OBSERVED_AT_ONCE
         )
         return found

@@ -69,7 +69,10 @@ MAY_IMPORT: dict[str, set[str]] = {
     "review.mistakes": set(),
     "review.evidence": {"review.mistakes"},
     "review.fits": {"review.mistakes"},
-    "review.judge": {"review.evidence", "review.fits", "review.mistakes"},
+    "review.costs": {"review.evidence", "review.fits", "review.mistakes"},
+    "review.judge": {
+        *("review.costs", "review.evidence", "review.fits", "review.mistakes"),
+    },
     "review.feedback": {"review.evidence", "review.mistakes"},
     "review.conventions": {"review.mistakes"},
     "review.readings": {"review.conventions", "review.fits", "review.mistakes"},

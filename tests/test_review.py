@@ -249,6 +249,31 @@ def test_a_mistake_is_named(
             assert verdict.message.count(". ") <= 2
 
 
+SQUARES = "((p - t) ** 2).sum() / n"
+
+
+@pytest.mark.parametrize(
+    ("wrong", "expected"),
+    [
+        # softmax with the squared error: its Jacobian is p_i (1[i = j] - p_j)
+        ({"d2": "2 * p * ((p - t) - ((p - t) * p).sum(1, keepdims=True)) / n"},
+         {"loss": ("squared error",)}),
+        # Nielsen's first network: sigmoid outputs
+        ({"p": "sigmoid(z2)", "d2": "2 * (p - t) * p * (1 - p) / n"},
+         {"Pred": ("sigmoid outputs",), "loss": ("squared error",)}),
+    ],
+)  # fmt: skip
+def test_the_right_gradient_of_another_loss(
+    wrong: dict[str, str], expected: dict[str, Any]
+) -> None:
+    found = judged(solution(ROWS, loss=SQUARES, **wrong))
+    assert wrong_in(found) == expected
+    assert "the gradient of your loss, which is another" in found["dW2"].message
+    # With the slope missing it is wrong for that loss too.
+    found = judged(solution(ROWS, loss=SQUARES, slope="1", **wrong))
+    assert wrong_in(found) == expected | hidden("the slope is missing")
+
+
 UNKNOWN = [
     (ROWS, {"slope": "a1 * (1 - a1) ** 3"}, "dW1", "the slope that was used"),
     (ONE, {"slope": "np.cos(z1)"}, "dW1", "the slope that was used"),

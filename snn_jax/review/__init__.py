@@ -4,6 +4,7 @@
 
     mistakes       every part of a gradient, right and by every known mistake
     fits           which of them an answer is, and the factor beside it
+    costs          which loss it is
     judge          a verdict on each function, and what follows from what
     evidence       what one image shows of a mistake that is on no list
     feedback       what a student reads

@@ -240,25 +240,12 @@ def _in_convention(
             init = tuple(function.get("init_values", ()))
             stored = any(role.startswith("cache") for role in roles)
             called = before if "." in function["name"] else stored * forward
-            call = Call(function, roles, convention, init, called)
-            try:
-                tries.append((call, request(call, reference)))
-            except KeyError:
-                continue
-        results = caller([asked for _, asked in tries])
-        ranked = []
-        for rank, ((call, _), result) in enumerate(zip(tries, results, strict=True)):
-            if isinstance(result, str):
-                continue
-            readings = _believed(read(result, call, reference), call)
-            total = sum(r.sure + BASE for r in readings)
-            if readings:
-                ranked.append((total - 0.01 * rank, -rank, call, readings))
-        if not ranked:
-            errors = [r for r in results if isinstance(r, str)]
-            notes.append(f"{function['name']}: {errors[0] if errors else 'nothing'}")
+            tries.append(Call(function, roles, convention, init, called))
+        found, error = _likeliest(tries, caller, reference)
+        if found is None:
+            notes.append(f"{function['name']}: {error}")
             continue
-        _, _, call, readings = max(ranked, key=lambda r: r[:2])
+        call, readings = found
         names = [*function["parameters"], *function["globals"]]
         if max(r.sure for r in readings) >= 2:
             pairs = dict(zip(names, call.roles, strict=True))
@@ -289,6 +276,32 @@ def _in_convention(
         {name: (c, path, up, sure) for name, (sure, c, path, up) in calls.items()},
         notes,
     )
+
+
+def _likeliest(
+    tries: Sequence[Call], caller: Caller, reference: Reference
+) -> tuple[tuple[Call, list[Reading]] | None, str]:
+    """The call that most is recognized of; or none, and what it raised."""
+    possible, asked = [], []
+    for call in tries:
+        try:
+            asked.append(request(call, reference))
+        except KeyError:
+            continue
+        possible.append(call)
+    results = caller(asked)
+    ranked = []
+    for rank, (call, result) in enumerate(zip(possible, results, strict=True)):
+        if isinstance(result, str):
+            continue
+        readings = _believed(read(result, call, reference), call)
+        total = sum(r.sure + BASE for r in readings)
+        if readings:
+            ranked.append((total - 0.01 * rank, -rank, call, readings))
+    if not ranked:
+        return None, next((r for r in results if isinstance(r, str)), "nothing")
+    _, _, call, readings = max(ranked, key=lambda r: r[:2])
+    return (call, readings), ""
 
 
 GRADIENTS = re.compile(

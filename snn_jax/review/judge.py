@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from snn_jax.review.costs import OF_LOSS, UNKNOWN, Loss, judge_loss, loss_of
 from snn_jax.review.evidence import Answers, Verdict, with_evidence
 from snn_jax.review.fits import Fit, Law, fit, law_of
 from snn_jax.review.mistakes import (
@@ -21,46 +22,9 @@ from snn_jax.review.mistakes import (
     difference,
     forward,
     forward_variants,
-    losses,
 )
 
-
-class Loss(NamedTuple):
-    """What a student's loss is: which, with which factor beside the mean."""
-
-    name: str
-    law: Law
-
-
-def _loss_of(probes: Sequence[Probe], passed: Any, values: Sequence[float]) -> Any:
-    """The ``Loss`` that gives these values at the probes, or None."""
-    sizes = [len(at.y) for at in probes]
-    tables = [losses(on, at.onehot) for on, at in zip(passed, probes, strict=True)]
-    for name in tables[0]:
-        ratios = [value / t[name] for value, t in zip(values, tables, strict=True)]
-        if np.isfinite(ratios).all() and (law := law_of(ratios, sizes)) is not None:
-            if name.endswith("in the logarithm") and law not in TASTE:
-                continue
-            return Loss(name, law)
-    # The mean or the sum, and the squares of the weights times one number.
-    means = [t[""] for t in tables]
-    squares = [
-        sum((v**2).sum() for n, v in at.params.items() if n[0] == "W") for at in probes
-    ]
-    for law in sorted(TASTE, key=_plainness):
-        rest = [v - law.number * B**law.power * m
-                for v, B, m in zip(values, sizes, means, strict=True)]  # fmt: skip
-        for powers in (0, -1, 1):
-            decay = [r / s / B**powers
-                     for r, s, B in zip(rest, squares, sizes, strict=True)]  # fmt: skip
-            if abs(decay[0]) > 1e-6 and np.ptp(decay) <= SINGLE * abs(decay[0]):
-                return Loss("weight decay", law)
-    return None
-
-
-def _plainness(law: Law) -> tuple[float, int]:
-    """The plainer first."""
-    return (-law.number, law.power)
+BUILT_ON_PRED = "It cannot be judged before the prediction is right."
 
 
 def _judge_pred(
@@ -92,7 +56,7 @@ def _judge_pred(
     classes = [forward(at).p.argmax(axis=1) for at in probes]
     if all(np.array_equal(p.ravel(), c) for p, c in zip(preds, classes, strict=True)):
         return Verdict("Pred", "wrong", ("classes for probabilities",)), RIGHT_FORWARD
-    return Verdict("Pred", "wrong", ("no known mistake",)), RIGHT_FORWARD
+    return Verdict("Pred", "wrong", UNKNOWN), RIGHT_FORWARD
 
 
 def _shape_mistake(answer: np.ndarray, at: Probe, passed: Passed, leaf: str) -> str:
@@ -156,6 +120,30 @@ def judge(
         for name in (f"W{layer}", f"b{layer}")
         if name in probes[0].params
     ]
+    fits, variant = _best_fits(leaves, probes, answers, pred, variant)
+    passed = [forward(at, variant) for at in probes]
+    loss, loss_verdict = _find_loss(probes, passed, answers, pred)
+    sign = 1.0 if steps else answers[0].sign
+    setting = _setting(fits, probes, loss, pred, variant[1], sign)
+    verdicts = _judge_leaves(fits, setting)
+    explained = _num_explained(fits) == len(leaves) and variant == RIGHT_FORWARD
+    if pred.status == "not found" and explained:
+        said = "Right: it has no function of its own, the gradients hold it."
+        pred = Verdict("Pred", "right", message=said)
+    if single is not None:
+        right_ones = {v.function for v in verdicts if v.status == "right"}
+        verdicts = [with_evidence(v, *single, variant, right_ones) for v in verdicts]
+    return [pred, loss_verdict, *verdicts]
+
+
+def _best_fits(
+    leaves: Sequence[str],
+    probes: Sequence[Probe],
+    answers: Sequence[Answers],
+    pred: Verdict,
+    variant: tuple[str, str, str],
+) -> tuple[dict[str, Fit | str], tuple[str, str, str]]:
+    """The fits under the forward pass that explains most gradients, and that pass."""
     fits: dict[str, Fit | str] = {}
     variants = {variant: None, RIGHT_FORWARD: None}
     if pred.status == "not found":
@@ -168,27 +156,23 @@ def judge(
             fits, variant = now, which
         if _num_explained(fits) == len(leaves):
             break
-    passed = [forward(at, variant) for at in probes]
-    values = [answer.loss for answer in answers]
-    loss = None
-    if all(value is not None for value in values):
-        loss = _loss_of(probes, passed, [float(v) for v in values if v is not None])
-        loss_verdict = _judge_loss(loss)
-        if loss is None and pred.mistakes == ("no known mistake",):
-            said = "It cannot be judged before the prediction is right."
-            loss_verdict = Verdict("loss", "not judged", message=said)
-    else:
-        loss_verdict = Verdict("loss", "not found")
-    sign = 1.0 if steps else answers[0].sign
-    verdicts = _judge_leaves(fits, probes, loss, pred, sign)
-    explained = _num_explained(fits) == len(leaves) and variant == RIGHT_FORWARD
-    if pred.status == "not found" and explained:
-        said = "Right: it has no function of its own, the gradients hold it."
-        pred = Verdict("Pred", "right", message=said)
-    if single is not None:
-        right_ones = {v.function for v in verdicts if v.status == "right"}
-        verdicts = [with_evidence(v, *single, variant, right_ones) for v in verdicts]
-    return [pred, loss_verdict, *verdicts]
+    return fits, variant
+
+
+def _find_loss(
+    probes: Sequence[Probe],
+    passed: Sequence[Passed],
+    answers: Sequence[Answers],
+    pred: Verdict,
+) -> tuple[Loss | None, Verdict]:
+    """Which loss it is, and the verdict on it."""
+    values = [answer.loss for answer in answers if answer.loss is not None]
+    if len(values) < len(answers):
+        return None, Verdict("loss", "not found")
+    loss = loss_of(probes, passed, values)
+    if loss is None and pred.mistakes == UNKNOWN:
+        return None, Verdict("loss", "not judged", message=BUILT_ON_PRED)
+    return loss, judge_loss(loss)
 
 
 def _num_explained(fits: Mapping[str, Any]) -> int:
@@ -215,33 +199,6 @@ def _fit_leaf(
 
 
 ONE = Law(1.0, 0)
-
-# Factors of a loss that are a matter of taste.
-TASTE = {
-    Law(sign * number, power)
-    for sign in (1.0, -1.0)
-    for number in (1.0, 0.1)
-    for power in (0, 1)
-}
-
-LOGARITHMS = {2: "to base 2", 10: "to base 10"}
-
-
-def _judge_loss(loss: Loss | None) -> Verdict:
-    if loss is None:
-        return Verdict("loss", "wrong", ("no known mistake",))
-    added = loss.name.endswith("in the logarithm") or loss.name == "weight decay"
-    if loss.name and not added:
-        return Verdict("loss", "wrong", (loss.name,), str(loss.law))
-    if added:
-        said = f"Right: it has {loss.name.replace('weight', 'a weight')}."
-        return Verdict("loss", "right", (), str(loss.law), message=said)
-    if loss.law in TASTE:
-        return Verdict("loss", "right", (), str(loss.law), residual=0.0)
-    for base, name in LOGARITHMS.items():
-        if abs(abs(loss.law.number) * np.log(base) - 1) < 1e-6:
-            return Verdict("loss", "wrong", (f"the logarithm {name}",), str(loss.law))
-    return Verdict("loss", "wrong", (f"a factor {loss.law}",), str(loss.law))
 
 
 def _factor_mistake(ratio: Law, beside: str) -> str:
@@ -279,14 +236,34 @@ def _on_decay(one: Fit, loss: Loss | None) -> str:
     return "Right: with a weight decay, which the loss has not."
 
 
-def _judge_leaves(
+class Setting(NamedTuple):
+    """What the gradients of one file have in common.
+
+    Attributes:
+        laws: the factor of each that is explained, by leaf.
+        base: of most of them; None if none is explained.
+        everywhere: what is wrong with the factor of all, or nothing.
+        of_loss: errors at the top that are right for the loss that is used.
+        loss: that, if it is known.
+        pred: the verdict on the prediction.
+    """
+
+    laws: dict[str, Law | None]
+    base: Law | None
+    everywhere: str
+    of_loss: set[str]
+    loss: Loss | None
+    pred: Verdict
+
+
+def _setting(
     fits: Mapping[str, Fit | str],
     probes: Sequence[Probe],
     loss: Loss | None,
     pred: Verdict,
+    output: str,
     sign: float | None,
-) -> list[Verdict]:
-    """On every gradient, from the top down."""
+) -> Setting:
     sizes = [len(at.y) for at in probes]
     laws = {
         leaf: law_of(one.factors, sizes)
@@ -294,10 +271,8 @@ def _judge_leaves(
         if isinstance(one, Fit) and one.wrong is not None
     }
     known = [law for law in laws.values() if law is not None]
-    right = None
-    wrong_loss = loss is None or _judge_loss(loss).status == "wrong"
-    if loss is not None and not wrong_loss:
-        right = loss.law
+    is_right = loss is not None and judge_loss(loss).status == "right"
+    right = loss.law if loss is not None and is_right else None
     # What most of them have, the top ones first, is what was meant.
     base = right if right in known else max(known, key=known.count, default=None)
     everywhere = ""
@@ -309,46 +284,63 @@ def _judge_leaves(
         ratio = base.over(right)
         if round(abs(ratio.number), 6) not in (1.0, 10.0, 0.1):
             everywhere = _factor_mistake(ratio, " beside the loss")
+    of_loss = OF_LOSS.get((loss.name, output), set()) if loss is not None else set()
+    return Setting(laws, base, everywhere, of_loss, loss, pred)
+
+
+def _judge_leaves(fits: Mapping[str, Fit | str], setting: Setting) -> list[Verdict]:
+    """On every gradient, from the top down."""
     verdicts: list[Verdict] = []
-    first: dict[tuple[str, str], str] = {}
+    first: dict[tuple[str, str], str] = {}  # who made each mistake first
     for leaf, one in fits.items():
-        function = f"d{leaf}"
-        if isinstance(one, str):
-            status = "not found" if one == "not found" else "wrong"
-            mistakes = (one,) if status == "wrong" else ()
-            verdicts.append(Verdict(function, status, mistakes))
-            continue
-        near = (one.residual, one.runner_up)
-        if pred.mistakes == ("no known mistake",) and one.wrong is None:
-            said = "It cannot be judged before the prediction is right."
-            verdicts.append(Verdict(function, "not judged", message=said))
-            continue
-        law = laws.get(leaf)
-        if one.wrong is None or law is None or base is None:
-            verdicts.append(
-                Verdict(function, "wrong", ("no known mistake",), "", *near)
-            )
-            continue
-        new = [part for part in one.wrong if part not in first]
-        causes = dict.fromkeys(first[part] for part in one.wrong if part not in new)
-        follows = "" if new else " and ".join(causes)
-        first |= dict.fromkeys(new, function)
-        factor = everywhere or _factor_mistake(law.over(base), "")
-        if any(kind == "reduction" for kind, _ in one.wrong):
-            factor = ""  # it belongs to another formula
-        own = [name for _, name in new] + [factor] * bool(factor)
-        own += _decay_mistakes(leaf, fits)
-        status = "wrong" if own else "follows" if follows else "right"
-        named = tuple(own or [name for _, name in one.wrong])
-        verdicts.append(
-            Verdict(
-                function,
-                status,
-                named,
-                str(law),
-                *near,
-                follows=follows,
-                message=_on_decay(one, loss) if status == "right" else "",
-            )
-        )
+        function, law = f"d{leaf}", setting.laws.get(leaf)
+        if one == "not found":
+            verdicts.append(Verdict(function, "not found"))
+        elif isinstance(one, str):
+            verdicts.append(Verdict(function, "wrong", (one,)))
+        elif setting.pred.mistakes == UNKNOWN and one.wrong is None:
+            verdicts.append(Verdict(function, "not judged", message=BUILT_ON_PRED))
+        elif one.wrong is None or law is None or setting.base is None:
+            near = (one.residual, one.runner_up)
+            verdicts.append(Verdict(function, "wrong", UNKNOWN, "", *near))
+        else:
+            decay = _decay_mistakes(leaf, fits)
+            verdicts.append(_explained(function, one, law, setting, first, decay))
     return verdicts
+
+
+def _explained(
+    function: str,
+    one: Fit,
+    law: Law,
+    setting: Setting,
+    first: dict[tuple[str, str], str],
+    decay: list[str],
+) -> Verdict:
+    """On a gradient that a formula explains; adds to ``first``."""
+    assert one.wrong is not None
+    assert setting.base is not None
+    # The right gradient of another loss is right, and said to be that.
+    wrong = [part for part in one.wrong if part[1] not in setting.of_loss]
+    new = [part for part in wrong if part not in first]
+    causes = dict.fromkeys(first[part] for part in wrong if part not in new)
+    first |= dict.fromkeys(new, function)
+    factor = setting.everywhere or _factor_mistake(law.over(setting.base), "")
+    if any(kind == "reduction" for kind, _ in wrong):
+        factor = ""  # it belongs to another formula
+    own = [name for _, name in new] + [factor] * bool(factor) + decay
+    status = "wrong" if own else "follows" if causes else "right"
+    message = _on_decay(one, setting.loss)
+    if len(wrong) < len(one.wrong) and setting.loss is not None:
+        other = setting.loss.name
+        message = f"Right: the gradient of your loss, which is another ({other})."
+    return Verdict(
+        function,
+        status,
+        tuple(own or [name for _, name in wrong]),
+        str(law),
+        one.residual,
+        one.runner_up,
+        follows="" if new else " and ".join(causes),
+        message=message if status == "right" else "",
+    )
