@@ -22,6 +22,9 @@ os.environ["XLA_FLAGS"] = "--xla_backend_optimization_level=1"
 # Two devices, as on a machine with two cores, so that networks are split over them.
 os.environ["JAX_NUM_CPU_DEVICES"] = "2"
 
+# As the scripts do, so that their processes agree with this one.
+os.environ["JAX_DEFAULT_MATMUL_PRECISION"] = "highest"
+
 import jax
 import numpy as np
 import pytest
@@ -35,7 +38,6 @@ from snn_jax.datasets import Dataset, Split  # noqa: E402
 for setting, value in (
     ("jax_numpy_rank_promotion", "raise"),
     ("jax_debug_key_reuse", True),
-    ("jax_default_matmul_precision", "highest"),  # on a GPU; a CPU knows no other
 ):
     jax.config.update(setting, value)  # type: ignore[no-untyped-call]
 

@@ -467,6 +467,10 @@ PATHOLOGICAL: dict[str, tuple[list[str], str, tuple[str, ...], tuple[str, ...]]]
         ["--scales", "0.1", "--learning-rates", "1", "--depth", "40"], "3 classes",
         ("class-prior plateau", "is lost"), ("Nothing is lost", "Yes at"),
     ),
+    "depth 100": (
+        ["--scales", "0.1", "--learning-rates", "1", "--depth", "100", "--seeds", "1"],
+        "3 classes", ("class-prior plateau", "is lost"), ("Nothing is lost", "Yes at"),
+    ),
     "ReLU at a large rate": (
         ["--scales", "1", "--learning-rates", "30", "--activation", "relu"],
         "3 classes", (), ("Yes at",),
