@@ -40,7 +40,6 @@ if TYPE_CHECKING:
     from snn_jax.review.evidence import Verdict
 
 ENDINGS = (".py", ".ipynb")
-FUNCTIONS = ("Pred", "loss", "dW2", "db2", "dW1", "db1")
 # For teachers: what is right, by function; a student gets no formula.
 FORMULAS = {
     "Pred": "p = softmax(W2 sigmoid(W1 x + b1) + b2)",

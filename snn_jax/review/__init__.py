@@ -65,6 +65,12 @@ def probe_of(sizes: tuple[int, ...], one_image: bool, number: int) -> Probe:
     return mistakes.probe(sizes, batch_size, biases=biases, seed=FIRST_SEED + number)
 
 
+@cache
+def _reference_of(sizes: tuple[int, ...], one_image: bool) -> Reference:
+    """What functions are tried at: its hypotheses are computed once for all files."""
+    return Reference(probe_of(sizes, one_image, 0))
+
+
 def check(functions: Mapping[str, Callable[..., Any]]) -> Review:
     """Judges functions in memory, in JAX or NumPy, in any usual convention.
 
@@ -146,7 +152,7 @@ def judged(functions: Sequence[Mapping[str, Any]], caller: Caller) -> Review:
 
     Args:
         functions: as from ``student_functions``.
-        caller: of many calls the results, as ``_student.Student.call`` gives them.
+        caller: of many calls the results, as ``student.functions`` gives them.
     """
     shallow = _judged(functions, caller, SHALLOW)
     if not shallow.called:  # some write the sizes into their code
@@ -208,8 +214,8 @@ def _depth(functions: Sequence[Mapping[str, Any]]) -> int | None:
 def _judged(
     functions: Sequence[Mapping[str, Any]], caller: Caller, sizes: tuple[int, ...]
 ) -> Review:
-    def of_convention(convention: Convention, number: int) -> Probe:
-        return probe_of(sizes, convention.one_image, number)
+    def of_convention(convention: Convention) -> Reference:
+        return _reference_of(sizes, convention.one_image)
 
     found = calling.search(functions, caller, of_convention)
     if found.convention is None:
@@ -219,7 +225,9 @@ def _judged(
         verdicts = [_told(v, v, tried) for v in judge.judge(at, nothing)]
         return Review(verdicts, "", {}, tried)
     one = found.convention.one_image
-    probes = [probe_of(sizes, one, i) for i in range(NUM_SINGLE if one else 4)]
+    probes = [
+        probe_of(sizes, one, i) for i in range(NUM_SINGLE if one else len(BATCHES))
+    ]
     answers = [calling.answers(found, caller, Reference(at)) for at in probes]
     alone = probe_of(sizes, one_image=True, number=9)
     single = alone, calling.answers(found, caller, Reference(alone))

@@ -166,7 +166,7 @@ WORK = re.compile(
 def search(
     functions: Sequence[Mapping[str, Any]],
     caller: Caller,
-    probe_of: Callable[[Convention, int], Probe],
+    reference_of: Callable[[Convention], Reference],
 ) -> Found:
     """How a file's functions are called.
 
@@ -174,7 +174,7 @@ def search(
         functions: as described by ``student``; of methods with ``attributes`` and
             ``init_values``.
         caller: calls many at once; of each the result, or a text if it raised.
-        probe_of: the network of a convention, by a number.
+        reference_of: the network of a convention.
 
     Returns:
         The convention in which most is recognized, and how everything is asked for.
@@ -184,8 +184,8 @@ def search(
     # With one image alone, mistakes of batches would be hidden.
     possible = [c for c in CONVENTIONS if not (batches and c.layout == "column")]
     for limit in (TRIES, MORE_TRIES):
-        for convention in _predicting(functions, caller, probe_of, possible, limit):
-            found = _in_convention(functions, caller, probe_of, convention, limit)
+        for convention in _predicting(functions, caller, reference_of, possible, limit):
+            found = _in_convention(functions, caller, reference_of, convention, limit)
             if found[0] > best[0] + 1e-9 or not (best[0] or best[1].notes):
                 best = found
         if best[0] > 0:
@@ -196,7 +196,7 @@ def search(
 def _predicting(
     functions: Sequence[Mapping[str, Any]],
     caller: Caller,
-    probe_of: Callable[[Convention, int], Probe],
+    reference_of: Callable[[Convention], Reference],
     possible: Sequence[Convention],
     limit: int,
 ) -> Sequence[Convention]:
@@ -208,7 +208,7 @@ def _predicting(
     plain = {(c.layout, c.weights, c.bias): c for c in possible}
     right = set()
     for kind, convention in plain.items():
-        _, found = _in_convention(first, caller, probe_of, convention, limit)
+        _, found = _in_convention(first, caller, reference_of, convention, limit)
         pred = found.calls.get("p")
         if pred is not None and pred[3] >= 2:
             right.add(kind)
@@ -221,12 +221,12 @@ def _predicting(
 def _in_convention(
     functions: Sequence[Mapping[str, Any]],
     caller: Caller,
-    probe_of: Callable[[Convention, int], Probe],
+    reference_of: Callable[[Convention], Reference],
     convention: Convention,
     limit: int,
 ) -> tuple[float, Found]:
     """What is recognized in one convention, and how much that is."""
-    reference = Reference(probe_of(convention, 0))
+    reference = reference_of(convention)
     # What a T or Y is, once a function shows it; a W is likely what it was before.
     locked: dict[str, str] = {}
     preferred: dict[str, str] = {}

@@ -14,7 +14,6 @@ from snn_jax.review.evidence import Answers, Verdict, with_evidence
 from snn_jax.review.fits import Fit, Law, fit, law_of
 from snn_jax.review.mistakes import (
     RIGHT_FORWARD,
-    SINGLE,
     Passed,
     Probe,
     Reference,
@@ -22,6 +21,7 @@ from snn_jax.review.mistakes import (
     difference,
     forward,
     forward_variants,
+    variant_of,
 )
 
 BUILT_ON_PRED = "It cannot be judged before the prediction is right."
@@ -35,11 +35,9 @@ def _judge_pred(
     if any(pred is None for pred in found):
         return Verdict("Pred", "not found"), RIGHT_FORWARD
     preds = [np.asarray(pred) for pred in found]
-    for variant in forward_variants(probes[0].num_layers, "b1" in probes[0].params):
+    if (variant := variant_of(preds, probes)) is not None:
         passes = [forward(at, variant).p for at in probes]
         residual = max(map(difference, preds, passes))
-        if residual > SINGLE:
-            continue
         if variant == RIGHT_FORWARD:
             return Verdict("Pred", "right", residual=residual), variant
         hidden, output, without = variant

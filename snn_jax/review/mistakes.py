@@ -1,4 +1,4 @@
-"""Mistakes in hand-written gradients, and the judge that tells which one it is.
+"""Mistakes in hand-written gradients: every part of one, right and wrong.
 
 ``gradcheck`` says whether a gradient is right. Here a wrong one is explained. The
 gradient of a layer is built of parts, each of which people get wrong in a handful of

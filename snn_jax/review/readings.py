@@ -200,16 +200,19 @@ def _gradient(
     """A leaf's gradient, or what it was updated to; the nearer to right, the surer."""
     at = reference.at
     in_place = path.startswith(("argument", "self.", "global"))
-    given = [(values, False)]
     rate = at.rate if "rate" in call.roles else 1.0
-    is_updated = _is_updated(leaf, values, call, reference)
+    as_it_is = _fit_at(leaf, values, reference)
+    # The parameter itself, less something like its gradient.
+    share = as_it_is.decay[0] if as_it_is is not None and as_it_is.decay else 0.0
+    is_updated = abs(share - 1) < 1e-6 or ("rate" in call.roles and 0.5 < share < 2)
+    given = [(values, False, as_it_is)]
     if "rate" in call.roles or in_place or is_updated:
-        given.append(((at.params[leaf] - values) / rate, True))
+        g = (at.params[leaf] - values) / rate
+        given.append((g, True, _fit_at(leaf, g, reference)))
     best = Reading(leaf, values, path, False, -1.0)
-    for g, updated in given:
+    for g, updated, fit in given:
         sure = 0.0
-        if np.isfinite(g).all() and np.linalg.norm(g) > 1e-12:
-            fit = fits.fit(leaf, [g], [reference])
+        if fit is not None:
             if not updated and is_updated:
                 sure = -0.5
             elif fit.residual <= mistakes.SINGLE:
@@ -223,15 +226,11 @@ def _gradient(
     return best
 
 
-def _is_updated(
-    leaf: str, values: np.ndarray, call: Call, reference: Reference
-) -> bool:
-    """Whether it is the parameter itself, less something like its gradient."""
-    if not np.isfinite(values).all() or np.linalg.norm(values) < 1e-12:
-        return False
-    fit = fits.fit(leaf, [values], [reference])
-    share = fit.decay[0] if fit.decay else 0.0
-    return abs(share - 1) < 1e-6 or ("rate" in call.roles and 0.5 < share < 2)
+def _fit_at(leaf: str, g: np.ndarray, reference: Reference) -> fits.Fit | None:
+    """What explains it, unless it is nothing or not finite."""
+    if not np.isfinite(g).all() or np.linalg.norm(g) <= 1e-12:
+        return None
+    return fits.fit(leaf, [g], [reference])
 
 
 def _is_loss(value: float, reference: Reference) -> bool:
