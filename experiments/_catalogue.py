@@ -54,7 +54,8 @@ class Remedy:
         kind: of change, the heading that it stands under.
         line: what to change, as a line of Python.
         init: initial weights; by default all of ``STARTS`` are tried.
-        changes: of the network, by field; "width" sets all hidden layers.
+        changes: of the network, by field; "width" sets all hidden layers, "zeta" shapes
+            the activation, with slope zeta over all of them.
         optimizer: makes an optax transformation from a learning rate.
         learning_rates: to choose from, as many for all remedies of a league.
         inputs: as for ``remedies.prepared``.
@@ -85,6 +86,9 @@ class Remedy:
         if "width" in changes:
             hidden = (changes.pop("width"),) * (base.num_layers - 1)
             changes["sizes"] = (base.sizes[0], *hidden, base.sizes[-1])
+        if "zeta" in changes:
+            slope = changes.pop("zeta") ** (1 / (base.num_layers - 1))
+            changes["activation"] = remedies.shaped(base.activation, slope)
         return replace(base, **changes)
 
 
@@ -125,12 +129,23 @@ SINGLE: tuple[Remedy, ...] = (
     Remedy("LSUV", INIT, "remedies.lsuv(...)", remedies.lsuv),
     Remedy("first layer at q*", INIT, "remedies.matched(4.0)(...)", matched(4.0)),
     Remedy("criticality", INIT, "remedies.critical(...)", remedies.critical),
+    # Kumar 2017, "On weight initialization in deep neural networks": standard deviation
+    # 3.6 / sqrt(fan_in). Near 0 a sigmoid keeps a variance of 1 if fan_in Var W s'(0)^2
+    # (1 + s(0)^2) = 1, which is 3.58.
+    _weights("Kumar", draw.lecun, 3.6),
+    Remedy("AutoInit", INIT, "remedies.autoinit(...)", remedies.autoinit),
+    _weights("negative mean", draw.negative_mean),
     _network("tanh", "units", activation=tanh),
     _network("sigmoid less 1/2", "units", activation=centred_sigmoid),
     _network("LeCun's tanh", "units", activation=scaled_tanh),
     replace(
         _network("ReLU and He", "units", activation=relu, initializer=draw.he),
         init=drawn(draw.he),
+    ),
+    Remedy(
+        "kernel shaping", "units",
+        "remedies.shaped(sigmoid, 1.5 ** (1 / depth)), remedies.unit_q(...)",
+        remedies.unit_q, {"zeta": 1.5}, learning_rates=(0.01, 0.03, 0.1, 0.3, 1.0),
     ),
     _step("rates from 3 up", optax.sgd, LARGE_RATES, "optax.sgd(30.0)"),
     _step("momentum", momentum, (0.003, 0.01, 0.03, 0.1, 0.3), "remedies.momentum"),
@@ -141,6 +156,11 @@ SINGLE: tuple[Remedy, ...] = (
     ),
     _step("LARS", optax.lars, (0.3, 1.0, 3.0, 10.0, 30.0), "optax.lars"),
     _step("Muon", contrib.muon, (0.001, 0.003, 0.01, 0.03, 0.1), "optax.contrib.muon"),
+    Remedy(
+        "zero row sums kept", "step",
+        "initializer=zero_row_sums, scale=4.0, remedies.linearly_constrained",
+        drawn(draw.zero_row_sums, 4.0), optimizer=remedies.linearly_constrained,
+    ),
     _network("biases", "layers", biases=True),
     _network("batch norm", "layers", biases=True, normalization="batch"),
     _network("layer norm", "layers", biases=True, normalization="layer"),

@@ -35,6 +35,14 @@ def centred_orthogonal(
     small errors as they are, at every depth: dynamical isometry (Saxe et al. 2014), on
     all directions but one.
 
+    Its parts are known. Against the mean of the units: rows that sum to 0 in deep
+    sigmoid networks, kept so in training (Kutsuna 2019), a negative mean of the weights
+    (Yilmaz & Poli 2022), centred units (Schraudolph 1998; Raiko, Valpola & LeCun 2012).
+    In other networks: rows centred in training (Huang et al. 2017), and rows of an
+    orthogonal matrix, standardized (Gasteiger et al. 2021, GemNet's code). Found
+    nowhere: rows and columns centred, isometric on all directions but one, as an
+    initialization alone, at scale 4.
+
     Raises:
         ValueError: a layer of a single unit, which has no such direction.
     """
@@ -93,6 +101,29 @@ orthogonal = _named(
     jax.nn.initializers.orthogonal(1.0),
     "All singular values equal to 1. Saxe et al. 2014.",
 )
+
+
+def negative_mean(
+    key: Key[Array, ""], shape: tuple[int, int], dtype: Any = jnp.float32
+) -> Float[Array, "fan_out fan_in"]:
+    """Normal, of mean max(-1, -8 / fan_in) and standard deviation 0.1.
+
+    Yilmaz & Poli 2022, "Successfully and efficiently training deep multi-layer
+    perceptrons with logistic activation function simply requires initializing the
+    weights with an appropriate negative mean". The numbers are those of public code
+    that cites it; the abstract says that the mean is inverse to the units of a layer.
+    """
+    mean = max(-1.0, -8.0 / shape[1])
+    return mean + 0.1 * jax.random.normal(key, shape, dtype)
+
+
+def zero_row_sums(
+    key: Key[Array, ""], shape: tuple[int, int], dtype: Any = jnp.float32
+) -> Float[Array, "fan_out fan_in"]:
+    """As ``lecun``, less the mean of every row: ``remedies.linearly_constrained``."""
+    W = lecun(key, shape, dtype)
+    return W - W.mean(axis=1, keepdims=True)
+
 
 # By name, for command lines and labels.
 INITIALIZERS: dict[str, Initializer] = {

@@ -1,4 +1,4 @@
-"""What makes a deep network learn: initial weights, steps and inputs, to be imported.
+"""What makes a deep network learn: weights, units, steps, inputs; to be imported.
 
 Pure functions that go with any ``networks.MLP`` and any sweep. Some initial weights
 look at images; they have the arguments (key, network, x). Which remedies work is what
@@ -14,9 +14,11 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+import scipy.optimize
 from jaxtyping import Array, Key
 
-from snn_jax import initializers, meanfield
+from snn_jax import activations, initializers, meanfield
+from snn_jax.activations import Activation
 from snn_jax.datasets import Dataset, Split
 from snn_jax.networks import MLP, Images, Params
 
@@ -92,6 +94,99 @@ def critical(key: Key[Array, ""], network: MLP, x: Images) -> Params:
     return matched(sigma_w)(key, network, x)
 
 
+def autoinit(key: Key[Array, ""], network: MLP, x: Images) -> Params:
+    """Weights of variance 1 / (fan_in E a^2), a the inputs of their layer.
+
+    Bingham & Miikkulainen 2023, "AutoInit": sums have variance 1, since Var z = fan_in
+    Var W E a^2, where E a^2 = Var a + (E a)^2 counts the mean of the units too. Of
+    units it is E f(g)^2 of a standard normal g, of pixels that of the images.
+
+    Args:
+        key: typed key.
+        network: its sizes, units and biases; weights are drawn normal.
+        x: images, one a row.
+    """
+    with jax.ensure_compile_time_eval():
+        f = network.activation
+        of_units = float(meanfield.length_map(1.0, activation=f, sigma_w=1.0))
+    params: Params = _with(network, initializers.lecun).init(key)
+    for layer in range(1, network.num_layers + 1):
+        moment = (x**2).mean() if layer == 1 else of_units
+        params[f"W{layer}"] = params[f"W{layer}"] / jnp.sqrt(moment)
+    return params
+
+
+@functools.cache
+def shaped(activation: Activation, slope: float) -> Activation:
+    """h(z) = c (f(a z + b) + d), which lets kernels through a deep network as they are.
+
+    Martens et al. 2021, "Deep kernel shaping". Under ``unit_q`` a layer takes the mean
+    square q of its sums to Q(q) = E h(sqrt(q) g)^2, g standard normal, and at q = 1 the
+    cosine of two inputs to C, a map whose slope at 1 is that of small differences. Four
+    conditions give the four numbers:
+
+        Q(1) = E h^2 = 1          Q'(1) = E g h h' = 1
+        C(0) = (E h)^2 = 0        C'(1) = E h'^2 = slope
+
+    In a network of D hidden layers the slope is zeta^(1 / D), theirs with zeta = 1.5.
+
+    Args:
+        activation: f.
+        slope: above 1.
+
+    Returns:
+        h; for the same arguments the same function, so that it is compiled once.
+
+    Raises:
+        ValueError: no such numbers are found.
+    """
+    g, weights = meanfield.GRID, meanfield.WEIGHTS
+
+    def centred(a: float, b: float) -> tuple[np.ndarray, np.ndarray, float, float]:
+        """F(g) = f(a g + b) less its mean, F'(g), the mean and the variance."""
+        with jax.ensure_compile_time_eval(), jax.enable_x64(True):
+            z = jnp.asarray(a * g + b)
+            values = np.asarray(activation(z))
+            slopes = a * np.asarray(activations.slope(activation, z))
+        mean = float(values @ weights)
+        return values - mean, slopes, mean, float((values - mean) ** 2 @ weights)
+
+    def errors(numbers: np.ndarray) -> list[float]:
+        values, slopes, _, variance = centred(*numbers)
+        q_slope = float(g * values * slopes @ weights) / variance
+        return [q_slope - 1, float(slopes**2 @ weights) / variance - slope]
+
+    found = scipy.optimize.root(errors, (1.0, 1.0))
+    if not found.success:
+        raise ValueError(
+            f"slope: expected one that {activation} can be shaped to, found {slope:g}"
+        )
+    a, b = map(float, found.x)
+    *_, mean, variance = centred(a, b)
+
+    def h(z: Array) -> Array:
+        value: Array = (activation(a * z + b) - mean) / variance**0.5
+        return value
+
+    h.__name__ = f"shaped_{getattr(activation, '__name__', 'activation')}"
+    return h
+
+
+def unit_q(key: Key[Array, ""], network: MLP, x: Images) -> Params:
+    """Orthogonal weights, the first layer's such that its sums have mean square 1.
+
+    Those of Martens et al. 2021 for layers with no more units than inputs and zero
+    biases. They bring every image to mean square 1; here it is the mean over images.
+
+    Args:
+        key: typed key.
+        network: its sizes and biases, and units as from ``shaped``.
+        x: images, one a row.
+    """
+    params: Params = _with(network, initializers.orthogonal).init(key)
+    return params | {"W1": params["W1"] / jnp.sqrt((x**2).mean())}
+
+
 def _with(network: MLP, initializer: initializers.Initializer) -> MLP:
     """The network, its weights drawn in another way."""
     return replace(network, initializer=initializer)
@@ -115,6 +210,25 @@ def normalized_gradient(learning_rate: Any) -> optax.GradientTransformation:
     return optax.chain(
         optax.stateless(lambda grads, _: jax.tree.map(unit, grads)),
         optax.scale_by_learning_rate(learning_rate),
+    )
+
+
+def linearly_constrained(learning_rate: Any) -> optax.GradientTransformation:
+    """SGD under the constraint that the weights of every unit sum to 0.
+
+    Kutsuna 2019, "Linearly constrained weights": W = V B, where V is free and the rows
+    of B span all vectors that sum to 0. If they are orthonormal, a step of SGD on V
+    moves W by -rate dW B^T B = -rate dW (I - 1 1^T / fan_in): by the step on W, less
+    the mean of every row. So W is trained as it is, and whatever else its rows sum to,
+    by rounding or from the start, goes with the step.
+    """
+
+    def constrain(step: Array, W: Array) -> Array:
+        return step - (W + step).mean(axis=1, keepdims=True) if W.ndim == 2 else step
+
+    return optax.chain(
+        optax.sgd(learning_rate),
+        optax.stateless(lambda steps, params: jax.tree.map(constrain, steps, params)),
     )
 
 

@@ -1,0 +1,103 @@
+"""Pictures of how and when networks leave the plateau."""
+
+from typing import Any
+
+import matplotlib as mpl
+import numpy as np
+import xarray as xr
+from matplotlib.axis import Axis
+from matplotlib.figure import Figure
+from matplotlib.lines import Line2D
+from matplotlib.ticker import LogLocator
+
+from snn_jax.figures import STYLE, WIDTH, scale_colors, scale_legend
+
+
+def leaving(result: xr.Dataset) -> Figure:
+    """When networks leave the plateau, predicted against seen, a dot a network.
+
+    Args:
+        result: with the variables of ``plateau.labelled.leaving``.
+
+    Returns:
+        Bars run from the last look on the plateau to the first behind it. Triangles at
+        the top have not left by the end of the run.
+    """
+    colors = scale_colors(result.scale)
+    last, look = float(result.epoch[-1]), float(result.epoch[1])
+    shown = result.leaves_predicted.where(np.isfinite(result.leaves_predicted))
+    low = max(float(shown.min()), look / 2) / 1.3
+    high = max(float(shown.max()), last) * 1.3
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5.2))
+        axes = figure.subplots()
+        for scale, color in colors.items():
+            x = shown.sel(scale=scale).values.ravel()
+            seen = result.leaves.sel(scale=scale).values.ravel()
+            left = np.isfinite(x) & np.isfinite(seen)
+            middle, half = seen[left] - look / 2, np.full(left.sum(), look / 2)
+            style: dict[str, Any] = {"color": color, "markersize": 4, "alpha": 0.8}
+            axes.errorbar(x[left], middle, half, fmt="o", elinewidth=1, **style)
+            waits = np.isfinite(x) & ~np.isfinite(seen)
+            axes.plot(x[waits], np.full(waits.sum(), 1.15 * last), "^", **style)
+        line = np.array([low, high])
+        axes.plot(line, line, color="black", linewidth=1)
+        axes.fill_between(line, line / 1.25, line * 1.25, color="gray", alpha=0.15)
+        axes.axhline(last, color="black", linestyle="--", linewidth=1)
+        axes.set(xscale="log", yscale="log", xlim=(low, high))
+        axes.set_ylim(low, 1.4 * last)
+        for axis in (axes.xaxis, axes.yaxis):
+            _plain_ticks(axis)
+        axes.set_xlabel("predicted (epochs)")
+        axes.set_ylabel("seen (epochs)")
+        scale_legend(figure, colors)
+    return figure
+
+
+def mechanism(seen: xr.Dataset, predicted: xr.Dataset) -> Figure:
+    """How one network gets off the plateau: theory as lines, the network as dots.
+
+    Args:
+        seen: of one network, with ``weight_norm`` and ``activation_mean``.
+        predicted: the same names, as from ``labelled.course``.
+    """
+    panels = {
+        "weight_norm": ("layer", "norm of the weights"),
+        "activation_mean": ("hidden_layer", "mean activation"),
+    }
+    end = float(predicted.epoch[-1])
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, seen.sizes["layer"]))
+    colors = dict(zip(seen.layer.values, shades, strict=True))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5.6))
+        rows = figure.subplots(2, 1, sharex=True)
+        for axes, (name, (dim, label)) in zip(rows, panels.items(), strict=True):
+            for layer in predicted[dim].values:
+                line, dots = (
+                    values[name].sel({dim: layer}) for values in (predicted, seen)
+                )
+                dots = dots.sel(epoch=slice(0, end))
+                axes.plot(line.epoch, line, color=colors[layer])
+                axes.plot(dots.epoch, dots, "o", color=colors[layer], markersize=4)
+            axes.set_ylabel(label)
+        rows[0].set_yscale("log")
+        _plain_ticks(rows[0].yaxis)
+        rows[-1].set_xlabel("epoch")
+        figure.legend(
+            [Line2D([], [], color=color, linewidth=3) for color in colors.values()],
+            [f"{layer}" for layer in colors],
+            title="layer",
+            loc="outside upper center",
+            ncols=min(len(colors), 10),
+            frameon=False,
+            handlelength=1.2,
+            columnspacing=1.2,
+        )
+    return figure
+
+
+def _plain_ticks(axis: Axis) -> None:
+    """Of a logarithmic axis: 1, 2, 5, 10 and so on, written as one says them."""
+    axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axis.set_major_formatter("{x:g}")
+    axis.set_minor_formatter("")

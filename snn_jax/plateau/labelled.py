@@ -1,0 +1,133 @@
+"""The theory of the plateau beside the labelled result of a study."""
+
+import functools
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import xarray as xr
+from jaxtyping import Array, Key
+
+from snn_jax import diagnosis, plateau, training
+from snn_jax.datasets import Split
+from snn_jax.networks import MLP
+
+
+def leaving(
+    result: xr.Dataset,
+    key: Key[Array, ""],
+    network: MLP,
+    train: Split,
+    batch_size: int,
+) -> xr.Dataset:
+    """When each network of a study leaves the plateau, seen and predicted.
+
+    Args:
+        result: of a study with scales, learning rates and seeds, trained by plain SGD.
+        key: of the study.
+        network: that was trained.
+        train: the training set.
+        batch_size: B.
+
+    Returns:
+        ``leaves``, the epoch of the first look at which a network has left, inf if none
+        is; ``leaves_predicted``, from the initial weights alone, inf if not within
+        ``diagnosis.LONGEST_HORIZON`` times the epochs of the study; ``leaves_earliest``
+        and ``leaves_latest``, the ends of ``plateau.interval``. Without variables if
+        ``plateau`` does not cover the network.
+    """
+    if not plateau.covers(network):
+        return xr.Dataset()
+    data = plateau.statistics(*train)
+    scales, rates = result.scale.values, result.learning_rate.values
+    per_epoch = data.num_examples // batch_size
+    rows = []
+    for scale in scales:
+        params = _initial(key, network, result.seed.values, float(scale))
+        leaves = plateau.leaving_steps(
+            {
+                name: np.concatenate([leaf] * len(rates))
+                for name, leaf in params.items()
+            },
+            data,
+            learning_rate=np.repeat(rates, result.sizes["seed"]),
+            batch_size=batch_size,
+            steps=float(result.epoch[-1]) * diagnosis.LONGEST_HORIZON * per_epoch,
+        )
+        rows.append(leaves.reshape(len(rates), -1) / per_epoch)
+    dims = ("scale", "learning_rate", "seed")
+    epochs = np.array(rows)
+    earliest, latest = plateau.interval(epochs)
+    found = xr.Dataset(
+        {
+            "leaves": _first_look(result),
+            "leaves_predicted": (dims, epochs),
+            "leaves_earliest": (dims, earliest),
+            "leaves_latest": (dims, latest),
+        },
+        {name: result[name] for name in dims},
+    )
+    for name, variable in found.data_vars.items():
+        long_name = str(name).replace("_", ", ").replace("leaves", "leaves the plateau")
+        variable.attrs |= {"long_name": long_name, "units": "epochs"}
+    return found
+
+
+def _initial(
+    key: Key[Array, ""], network: MLP, seeds: np.ndarray, scale: float
+) -> dict[str, np.ndarray]:
+    """Initial parameters of the networks of a study, with an axis of seeds."""
+    keys = jax.vmap(functools.partial(training.weights_key, key))(jnp.asarray(seeds))
+    params = jax.vmap(functools.partial(network.init, scale=scale))(keys)
+    return {name: np.asarray(leaf) for name, leaf in params.items()}
+
+
+def course(
+    one: xr.Dataset,
+    key: Key[Array, ""],
+    network: MLP,
+    train: Split,
+    batch_size: int,
+) -> xr.Dataset:
+    """What ``plateau`` predicts of one network of a study, until it leaves.
+
+    Args:
+        one: of the result, a network: with scale, learning rate and seed.
+        key: of the study.
+        network: that was trained.
+        train: the training set.
+        batch_size: B.
+
+    Returns:
+        ``weight_norm`` of layers 2 to L and ``activation_mean``, at times of theory's
+        own, in epochs.
+    """
+    data = plateau.statistics(*train)
+    per_epoch = data.num_examples // batch_size
+    predicted = plateau.course(
+        _initial(key, network, np.array([int(one.seed)]), float(one.scale)),
+        data,
+        learning_rate=float(one.learning_rate),
+        batch_size=batch_size,
+        steps=float(one.epoch[-1]) * per_epoch,
+    )
+    layers = one.layer.values
+    return xr.Dataset(
+        {
+            "weight_norm": (("epoch", "layer"), predicted.norms[:, 0]),
+            "activation_mean": (("epoch", "hidden_layer"), predicted.activations[:, 0]),
+        },
+        {
+            "epoch": predicted.steps[:, 0] / per_epoch,
+            "layer": layers[1:],
+            "hidden_layer": layers[:-1],
+        },
+    )
+
+
+def _first_look(result: xr.Dataset) -> xr.DataArray:
+    """The first epoch at which a network has left the plateau; inf if none."""
+    left = result.label_information > plateau.LEFT * result.label_entropy
+    first = result.epoch.isel(epoch=left.argmax("epoch")).drop_vars("epoch")
+    found: xr.DataArray = first.where(left.any("epoch"), np.inf).astype(float)
+    return found
