@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 import xarray as xr
-from _words import counted, number, percent
+from _words import counted, listed, number, percent
 
 from snn_jax import diagnosis
 from snn_jax.datasets import Dataset
@@ -161,6 +161,7 @@ def facts(
         "data": data,
         "KEPT": KEPT,
         "at": at,
+        "forecasts": forecasts(result, groups.stuck),
         "small": [s for s in groups.stuck if at[s]["ratio"] < VANISHING_RATIO],
         "epochs": int(result.epoch[-1]),
         "seeds": result.sizes["seed"],
@@ -189,6 +190,29 @@ def facts(
     return found
 
 
+def forecasts(result: xr.Dataset, scales: list[float]) -> list[str]:
+    """When networks of these scales leave the plateau, by theory, in words."""
+    if "leaves_predicted" not in result:
+        return []
+    found = []
+    ahead = diagnosis.LONGEST_HORIZON * int(result.epoch[-1])
+    for scale in scales:
+        parts, never = [], []
+        for rate in result.learning_rate.values:
+            predicted = result.leaves_predicted.sel(scale=scale, learning_rate=rate)
+            predicted = predicted.dropna("seed")
+            if predicted.size and np.isfinite(predicted.median()):
+                text = epoch_range(predicted, ahead)
+                parts.append(f"in epoch {text} at learning rate {rate:g}")
+            elif predicted.size:
+                never.append(float(rate))
+        if never:
+            parts.append(f"not within {ahead} epochs at learning rate {listed(never)}")
+        if parts:
+            found.append(f"at init scale {scale:g} {', '.join(parts)}")
+    return found
+
+
 def outcome_table(result: xr.Dataset) -> list[list[str]]:
     """A row for each init scale and learning rate; medians over seeds."""
     head = "scale, rate, loss, information, accuracy, lowest to highest, gradient"
@@ -212,6 +236,55 @@ def outcome_table(result: xr.Dataset) -> list[list[str]]:
                     number(ratio.sel(scale=scale)),
                     f"{diagnosis.NAMES[int(counts.argmax())]} "
                     f"{counts.max()}/{counts.sum()}",
+                ]
+            )
+    return rows
+
+
+def epoch_range(epochs: xr.DataArray, ahead: float) -> str:
+    """The median of some networks' epochs, with the first and the last.
+
+    Args:
+        epochs: inf if not within so many ahead.
+        ahead: how far it was looked.
+
+    >>> epoch_range(xr.DataArray([4.2, 5.1, np.inf]), 32)
+    '6 (5 to >32)'
+    """
+    numbers = (float(value) for value in (epochs.median(), epochs.min(), epochs.max()))
+    middle, low, high = (
+        f"{math.ceil(n)}" if np.isfinite(n) else f">{ahead:g}" for n in numbers
+    )
+    return middle if low == high else f"{middle} ({low} to {high})"
+
+
+def leaving_table(result: xr.Dataset) -> list[list[str]]:
+    """Epochs in which networks leave the plateau, predicted and seen.
+
+    Needs the variables of ``plateau.labelled.leaving``.
+    """
+    head = "scale, learning rate, predicted, seen, have left, within one look"
+    rows = [head.split(", ")]
+    last, look = float(result.epoch[-1]), float(result.epoch[1])
+    for scale in result.scale.values:
+        for rate in result.learning_rate.values:
+            at = result.sel(scale=scale, learning_rate=rate)
+            at = at[["leaves", "leaves_predicted"]]
+            at = at.where(at.leaves_predicted.notnull(), drop=True)
+            if not at.sizes["seed"]:
+                continue
+            left = np.isfinite(at.leaves)
+            away = at.leaves_predicted - (at.leaves - look / 2)
+            near = int((left & (abs(away) <= 1.5 * look)).sum())
+            count = int(left.sum())
+            rows.append(
+                [
+                    f"{scale:g}",
+                    f"{rate:g}",
+                    epoch_range(at.leaves_predicted, last * diagnosis.LONGEST_HORIZON),
+                    epoch_range(at.leaves, last),
+                    f"{count}/{left.size}",
+                    f"{near}/{count}" if count else "-",
                 ]
             )
     return rows

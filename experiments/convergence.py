@@ -276,10 +276,10 @@ def show(
 
     from snn_jax import diagnosis, files, report, results
 
-    result["verdict"] = diagnosis.verdicts(result)
     # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
     warnings.simplefilter("ignore", RuntimeWarning)
     add_theory(settings, dataset, result)
+    result["verdict"] = diagnosis.verdicts(result)
     method = {f"training {k}": result.attrs[k] for k in ("engine", "gradient", "width")}
     made_with = asdict(settings) | {"commit": command_line.commit()} | method
     made_with["what was read"] = said
@@ -318,8 +318,15 @@ def add_theory(settings: Settings, dataset: "Dataset", result: "xr.Dataset") -> 
     import jax
 
     from snn_jax import comparison
+    from snn_jax.plateau import labelled
 
     network = network_of(settings, dataset)
+    # From the weights themselves, however they were drawn.
+    result.update(
+        labelled.leaving(
+            result, jax.random.key(0), network, dataset.train, settings.batch_size
+        )
+    )
     if settings.initializer != "normal":
         return  # the formulas are for independent normal weights
     few = [values[:NUM_THEORY_IMAGES] for values in dataset.train]
@@ -342,7 +349,7 @@ def page(
     """The report's sections, in order."""
     import _words
 
-    from snn_jax import figures, meanfield, signals
+    from snn_jax import figures, meanfield, plateau, signals
 
     maps, labels = representations(settings, dataset, result)
     drawn: dict[str, Figure | None] = {
@@ -353,6 +360,8 @@ def page(
         "signals_per_layer": figures.signals_per_layer(result, epoch=0),
         "representations": figures.representations(maps, labels),
     }
+    if "leaves" in result:
+        drawn |= plateau_figures(settings, dataset, result)
     critical = None
     if by_depth is not None and "depth_scale" in by_depth:
         drawn["depth_map"] = figures.depth_map(by_depth)
@@ -372,7 +381,35 @@ def page(
         shown_images=NUM_SHOWN_IMAGES,
         study=DEPTH_STUDY[settings.preset],
         critical=critical,
+        left=plateau.LEFT * float(result.label_entropy),
     )
+
+
+def plateau_figures(
+    settings: Settings, dataset: "Dataset", result: "xr.Dataset"
+) -> "dict[str, Figure | None]":
+    """Leaving times; and how one network leaves, the last whose end is seen."""
+    import jax
+    import numpy as np
+
+    from snn_jax.plateau import figures, labelled
+
+    found: dict[str, Figure | None] = {}
+    if np.isfinite(result.leaves_predicted).any():
+        found["leaving"] = figures.leaving(result)
+    seen = result.leaves.where(np.isfinite(result.leaves_predicted))
+    seen = seen.where(np.isfinite(seen))
+    if seen.notnull().any():
+        one = result.isel(seen.argmax(list(seen.dims)))
+        predicted = labelled.course(
+            one,
+            jax.random.key(0),
+            network_of(settings, dataset),
+            dataset.train,
+            settings.batch_size,
+        )
+        found["mechanism"] = figures.mechanism(one, predicted)
+    return found
 
 
 def tables(result: "xr.Dataset") -> dict[str, list[list[str]]]:
@@ -385,6 +422,8 @@ def tables(result: "xr.Dataset") -> dict[str, list[list[str]]]:
         "outcomes": _answer.outcome_table(result),
         "verdict_list": _answer.verdict_list(),
     }
+    if "leaves" in result:
+        found["leaving"] = _answer.leaving_table(result)
     if "initial_gradient_rms" in result:
         found["theory"] = _answer.theory_table(result)
         found["differences"] = _answer.difference_table(result)

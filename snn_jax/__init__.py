@@ -32,6 +32,8 @@ what is seen:
     cluster       chunks of a sweep on many machines
     meanfield     what theory predicts
     comparison    theory beside measurement
+    plateau       when a network will learn, from its initial weights
+    forecast      how that is said, and guessed from curves alone
     diagnosis     the verdict on each network, with its evidence
     hindsight     did the verdicts come true?
     remedies      what makes the deep network learn

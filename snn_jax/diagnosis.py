@@ -12,6 +12,10 @@ A verdict is drawn from curves over the epochs seen so far, T of them:
 
 All that there is to know is H0, the label entropy: the loss of the best constant
 output. Thresholds of information are shares of it, for any loss and number of classes.
+On the plateau theory says when it ends, if it covers the network (``plateau``) and its
+forecast is in the result (``plateau.labelled.leaving``); elsewhere the growth of what
+differs between examples is extrapolated, far less well.
+
 With several looks an epoch, read "looks" for "epochs" throughout.
 
 Every verdict says how far it reaches (its horizon), so that it can be wrong; the
@@ -24,6 +28,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 import xarray as xr
+
+from snn_jax.forecast import EXTRAPOLATED, READY_TO_LEAVE, Forecast, extrapolated
 
 # Shares of the label entropy, set in nats on ten equally frequent classes.
 TEN_CLASSES = math.log(10)
@@ -46,9 +52,6 @@ LEARNING_GAIN = 0.25 / TEN_CLASSES
 CONVERGED_CHANGE = 0.3 / TEN_CLASSES
 # From this share of saturated units on, layer after layer, the input hardly matters.
 MOSTLY_SATURATED = 0.7
-# Spread at which differences between examples begin to feed their own growth: networks
-# with more than this leave the plateau sooner than their past growth tells.
-READY_TO_LEAVE = 2e-4
 # The same where layers are not known: smallest over largest gradient of the arrays of
 # parameters.
 READY_GRADIENT_RATIO = 1e-3
@@ -118,6 +121,7 @@ class Verdict(NamedTuple):
         epochs_to_leave: for a network on the plateau, epochs until its examples differ
             enough to leave, at the growth of the second half, NaN if not known; else 0.
         best: the information at its best epoch.
+        forecast: theory's, if known.
     """
 
     kind: Kind
@@ -127,6 +131,7 @@ class Verdict(NamedTuple):
     saturation: float
     epochs_to_leave: float
     best: float
+    forecast: Forecast | None = None
 
     def __str__(self) -> str:
         evidence = f"information {self.information:.3f} of {self.label_entropy:.3f}"
@@ -139,26 +144,17 @@ class Verdict(NamedTuple):
             evidence += f", {100 * self.saturation:.0f} % of the units saturated"
         above = self.information < -WORSE_THAN_PLATEAU * self.label_entropy
         if self.kind.name in ("vanishing", "too early to tell") and not above:
-            epochs = f"about {self.epochs_to_leave:.0f} epochs"
-            if not np.isfinite(self.epochs_to_leave):
-                epochs = "never" if np.isinf(self.epochs_to_leave) else "unknown"
-            evidence += f", to leave the plateau: {epochs}"
+            evidence += f", to leave the plateau: {self._leaving()}"
         return f"{self.kind.name}: {evidence}; first try {self.kind.advice}"
 
-
-def _epochs_to_leave(spread: np.ndarray) -> float:
-    """At the exponential growth of the second half of the curve; inf if none."""
-    num_epochs = len(spread) - 1
-    back = max(1, num_epochs // 2)
-    now, before = float(spread[-1]), float(spread[-1 - back])
-    if np.isnan(now):
-        return np.nan
-    if now >= READY_TO_LEAVE:
-        return 0.0
-    if not 0 < before < now:
-        return np.inf
-    growth = np.log(now / before) / back
-    return float(np.log(READY_TO_LEAVE / now) / growth)
+    def _leaving(self) -> str:
+        """When, by theory, else by the curves."""
+        if self.forecast is not None:
+            return str(self.forecast)
+        if np.isfinite(self.epochs_to_leave):
+            low, high = (share * self.epochs_to_leave for share in EXTRAPOLATED)
+            return f"in {low:.0f} to {high:.0f} epochs"
+        return "never" if np.isinf(self.epochs_to_leave) else "unknown"
 
 
 def _gain(known: np.ndarray) -> float:
@@ -188,6 +184,7 @@ def diagnose(
     *,
     label_entropy: float,
     training: Any = None,
+    forecast: Forecast | None = None,
 ) -> Verdict:
     """The verdict on one network from its first T epochs.
 
@@ -200,6 +197,8 @@ def diagnose(
             network is called saturated.
         label_entropy: H0, all that there is to know, in the unit of the information.
         training: (T + 1,) H0 - training loss, if known: it tells overfitting.
+        forecast: theory's, if it covers the network; one that has not come true by now
+            is left aside.
 
     Raises:
         ValueError: fewer than one epoch, curves of different lengths, or nothing to
@@ -230,12 +229,25 @@ larger init scale, so that gradients reach the first layer
     elif now < -WORSE_THAN_PLATEAU:
         name = "too early to tell" if gain > LEARNING_GAIN else "slow"
     else:
-        to_leave = _epochs_to_leave(np.asarray(spread))
-        beyond = (BY_NAME["vanishing"].horizon - 1) * (len(known) - 1)
-        stuck = to_leave > SAFETY * beyond
+        to_leave = extrapolated(np.asarray(spread))
+        end = len(known) - 1
+        if forecast is not None and not forecast.latest > end:
+            forecast = None  # it failed, or theory does not say
+        if forecast is not None:
+            stuck = forecast.earliest > BY_NAME["vanishing"].horizon * end
+        else:
+            beyond = (BY_NAME["vanishing"].horizon - 1) * end
+            stuck = to_leave > SAFETY * beyond
         name = "vanishing" if stuck else "too early to tell"
     return Verdict(
-        BY_NAME[name], H0 * now, H0, H0 * gain, saturated, to_leave, H0 * best
+        BY_NAME[name],
+        H0 * now,
+        H0,
+        H0 * gain,
+        saturated,
+        to_leave,
+        H0 * best,
+        forecast if name in ("vanishing", "too early to tell") else None,
     )
 
 
@@ -301,6 +313,17 @@ def _saturation(result: xr.Dataset) -> xr.DataArray:
     return above.fillna(first)
 
 
+def _forecasts(seen: xr.Dataset) -> np.ndarray | None:
+    """Of every network, in looks; None if there are none, NaN if theory has none."""
+    if "leaves_predicted" not in seen:
+        return None
+    names = ("leaves_predicted", "leaves_earliest", "leaves_latest")
+    looks_per_epoch = (seen.sizes["epoch"] - 1) / float(seen.epoch[-1])
+    epochs = [each_network(seen, seen[name]) for name in names]
+    forecasts: np.ndarray = looks_per_epoch * np.stack(epochs, axis=-1)
+    return forecasts
+
+
 def each_network(result: xr.Dataset, values: xr.DataArray) -> np.ndarray:
     """For every network, networks first, in the order of ``test_loss``."""
     whole = values.broadcast_like(result.test_loss)
@@ -335,11 +358,15 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
     unknown = xr.full_like(seen.label_information, np.nan)
     of_training = seen.get("train_loss", unknown)
     training = each_network(seen, seen.label_entropy - of_training)
+    forecasts = _forecasts(seen)
     found = np.zeros(information.shape[:-1], np.int32)
     for network in np.ndindex(found.shape):
         curves = information[network], spread[network], saturation[network]
         verdict = diagnose(
-            *curves, label_entropy=float(entropy[network]), training=training[network]
+            *curves,
+            label_entropy=float(entropy[network]),
+            training=training[network],
+            forecast=None if forecasts is None else Forecast(*forecasts[network]),
         )
         found[network] = NAMES.index(verdict.kind.name)
     attrs = {

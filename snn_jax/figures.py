@@ -38,8 +38,8 @@ def to_svg(figure: Figure) -> str:
     return text.getvalue()
 
 
-def _colors(scales: xr.DataArray) -> dict[float, tuple[float, ...]]:
-    """From dark for small to bright for large init scales."""
+def scale_colors(scales: xr.DataArray) -> dict[float, tuple[float, ...]]:
+    """Of init scales, from dark for small to bright for large ones."""
     shades = np.linspace(0.0, 0.85, len(scales))
     colormap = mpl.colormaps["plasma"]
     return {
@@ -63,7 +63,8 @@ def _log_scale(axes: Axes, values: xr.DataArray) -> None:
         axes.set_yscale("log")
 
 
-def _scale_legend(figure: Figure, colors: dict[float, tuple[float, ...]]) -> None:
+def scale_legend(figure: Figure, colors: dict[float, tuple[float, ...]]) -> None:
+    """The init scales above a figure."""
     lines = [Line2D([], [], color=color, linewidth=3) for color in colors.values()]
     figure.legend(
         lines,
@@ -83,7 +84,7 @@ def loss_curves(result: xr.Dataset) -> Figure:
     Lines are medians over seeds, bands hold the middle 80 % of them. The dashed line is
     the plateau: what the best constant prediction costs.
     """
-    colors, plateau = _colors(result.scale), float(result.plateau_loss)
+    colors, plateau = scale_colors(result.scale), float(result.plateau_loss)
     rates = result.learning_rate.values
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 0.7 + 2.1 * len(rates)))
@@ -113,7 +114,7 @@ def loss_curves(result: xr.Dataset) -> Figure:
             fontsize="small",
         )
         panels[-1, 0].set_xlabel("epoch")
-        _scale_legend(figure, colors)
+        scale_legend(figure, colors)
     return figure
 
 
@@ -128,7 +129,7 @@ def gradient_per_layer(result: xr.Dataset) -> Figure:
         Dots are the rms over seeds, bars run from the smallest to the largest seed; the
         learning rate plays no part before the first step.
     """
-    colors = _colors(result.scale)
+    colors = scale_colors(result.scale)
     initial = result.gradient_rms.isel(epoch=0, learning_rate=0)
     theories = {"gradient_rms_exact": "-", "gradient_rms_meanfield": ":"}
     with mpl.rc_context(STYLE):
@@ -156,7 +157,7 @@ def gradient_per_layer(result: xr.Dataset) -> Figure:
             axes.set_xticks(result.layer.values)
         axes.set_xlabel("layer, from the input (left) to the output (right)")
         axes.set_ylabel("gradient rms (nats per unit of weight)")
-        _scale_legend(figure, colors)
+        scale_legend(figure, colors)
     return figure
 
 
@@ -171,7 +172,7 @@ def accuracy_by_scale(result: xr.Dataset) -> Figure:
             num_seeds = accuracy.sizes["seed"]
             # Side by side, so that equal accuracies do not hide each other.
             spread = 1.0 + 0.12 * np.linspace(-1, 1, num_seeds) * (num_seeds > 1)
-            for scale, color in _colors(result.scale).items():
+            for scale, color in scale_colors(result.scale).items():
                 cell = accuracy.sel(scale=scale)
                 axes.plot(scale * spread, cell, "o", color=color, markersize=3)
                 axes.hlines(
@@ -267,7 +268,7 @@ def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
     """
     if "saturation" not in result:
         raise ValueError("signals: expected those of hidden layers, found none")
-    colors = _colors(result.scale)
+    colors = scale_colors(result.scale)
     panels = {
         "saturation": "saturated (fraction)",
         "activation_spread": "spread over images",
@@ -288,7 +289,7 @@ def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
         if result.sizes["hidden_layer"] <= 20:
             rows[-1].set_xticks(result.hidden_layer.values)
         rows[-1].set_xlabel("hidden layer, from the input (left) upwards")
-        _scale_legend(figure, colors)
+        scale_legend(figure, colors)
     return figure
 
 

@@ -55,6 +55,7 @@ SIGNALS: dict[str, Label] = {
     # What is left when images have pulled in their different directions. On a plateau
     # it is far smaller, and the gradient of a batch is mostly label noise.
     "mean_gradient_rms": Label("layer", "rms of the mean gradient", PER_WEIGHT),
+    "weight_norm": Label("layer", "Frobenius norm of the weights"),
     "activation_mean": Label("hidden_layer", "mean activation"),
     # How far the layer tells images apart, rms over units. Two images differ by sqrt(2)
     # of it.
@@ -232,9 +233,10 @@ def measure(
     True
     """
     y = jnp.asarray(y)
+    norms = {"weight_norm": jnp.stack([_norm(W) for W in _arrays(network, params)])}
     if isinstance(network, MLP):
-        return _measure_mlp(network, params, x, y, loss, num_classes)
-    found = _gradients_of_leaves(network, params, x, y, loss)
+        return norms | _measure_mlp(network, params, x, y, loss, num_classes)
+    found = norms | _gradients_of_leaves(network, params, x, y, loss)
     if network_layers(network) is not None:
         activations = network.layers(params, x).values()
         columns = [a.reshape(len(a), -1).T for a in activations]
@@ -326,17 +328,20 @@ def float_leaves(params: Params) -> list[Array]:
 
 def weight_change(network: Any, before: Params, after: Params) -> Float[Array, " L"]:
     """|W after - W before| / |W before| of each layer, or of each leaf."""
+    pairs = zip(_arrays(network, after), _arrays(network, before), strict=True)
+    return jnp.stack([_norm(new - old) / _norm(old) for new, old in pairs])
+
+
+def _arrays(network: Any, params: Params) -> list[Array]:
+    """The weights of each layer, or each leaf."""
     if isinstance(network, MLP):
-        names = [f"W{layer}" for layer in range(1, network.num_layers + 1)]
-        pairs = [(after[name], before[name]) for name in names]
-    else:
-        pairs = list(zip(float_leaves(after), float_leaves(before), strict=True))
-    return jnp.stack(
-        [
-            jnp.sqrt(((new - old) ** 2).sum()) / jnp.sqrt((old**2).sum())
-            for new, old in pairs
-        ]
-    )
+        return [params[f"W{layer}"] for layer in range(1, network.num_layers + 1)]
+    return float_leaves(params)
+
+
+def _norm(values: Float[Array, "..."]) -> Float[Array, ""]:
+    """Of all entries, as one vector."""
+    return jnp.sqrt((values**2).sum())
 
 
 def coordinates(network: Any, params: Params, x: Any) -> dict[str, list[Any]]:

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import xarray as xr
 
-from snn_jax import diagnosis, hindsight, losses
+from snn_jax import diagnosis, forecast, hindsight, losses
 from snn_jax.datasets import Dataset, Split, divide
 from snn_jax.diagnosis import NAMES, diagnose
 from snn_jax.networks import MLP, Network
@@ -226,11 +226,11 @@ def test_when_will_it_leave() -> None:
     flat = ramp(0.0, 0.0)
     for epochs_to_leave, expected in ((2.1 * T, "vanishing"), (1.9 * T, "too early")):
         growth = 1.5
-        spread = diagnosis.READY_TO_LEAVE * growth ** (EPOCHS - T - epochs_to_leave)
+        spread = forecast.READY_TO_LEAVE * growth ** (EPOCHS - T - epochs_to_leave)
         verdict = diagnose(flat, spread, NONE, label_entropy=H0)
         assert verdict.kind.name.startswith(expected)
         np.testing.assert_allclose(verdict.epochs_to_leave, epochs_to_leave, rtol=1e-9)
-    ready = np.full(T + 1, 1.1 * diagnosis.READY_TO_LEAVE)
+    ready = np.full(T + 1, 1.1 * forecast.READY_TO_LEAVE)
     assert name(flat, ready) == "too early to tell"
     # Shrinking or no differences at all: it never leaves.
     shrinking = diagnose(flat, TINY * 0.9**EPOCHS, NONE, label_entropy=H0)

@@ -54,6 +54,47 @@ def leaving(result: xr.Dataset) -> Figure:
     return figure
 
 
+def groups(networks: xr.Dataset) -> Figure:
+    """Steps until networks leave, predicted against seen, a colour a depth.
+
+    Args:
+        networks: ``predicted`` and ``seen``, (group, seed), inf if later than
+            ``steps``; and the ``depth`` of each group.
+    """
+    depths = np.unique(networks.depth)
+    shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(depths)))
+    with mpl.rc_context(STYLE):
+        figure = Figure(figsize=(WIDTH, 5.4))
+        axes = figure.subplots()
+        for depth, color in zip(depths, shades, strict=True):
+            some = networks.isel(group=networks.depth.values == depth)
+            style: dict[str, Any] = {"color": color, "markersize": 4, "alpha": 0.8}
+            left = np.isfinite(some.seen)
+            axes.plot(
+                some.predicted.where(left).values.ravel(),
+                some.seen.where(left).values.ravel(),
+                "o",
+                label=f"{depth}",
+                **style,
+            )
+            end = some.steps.broadcast_like(some.seen).where(~left)
+            axes.plot(some.predicted.values.ravel(), end.values.ravel(), "^", **style)
+        axes.set(xscale="log", yscale="log", aspect="equal")
+        ends = np.array(axes.get_xlim())
+        axes.plot(ends, ends, color="black", linewidth=1)
+        axes.fill_between(ends, ends / 1.25, ends * 1.25, color="gray", alpha=0.15)
+        axes.set(xlim=ends, ylim=ends)
+        axes.set_xlabel("predicted (steps)")
+        axes.set_ylabel("seen (steps)")
+        figure.legend(
+            title="hidden layers",
+            loc="outside upper center",
+            ncols=max(len(depths), 1),
+            frameon=False,
+        )
+    return figure
+
+
 def mechanism(seen: xr.Dataset, predicted: xr.Dataset) -> Figure:
     """How one network gets off the plateau: theory as lines, the network as dots.
 

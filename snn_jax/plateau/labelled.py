@@ -43,7 +43,7 @@ def leaving(
     per_epoch = data.num_examples // batch_size
     rows = []
     for scale in scales:
-        params = _initial(key, network, result.seed.values, float(scale))
+        params = initial(key, network, result.seed.values, float(scale))
         leaves = plateau.leaving_steps(
             {
                 name: np.concatenate([leaf] * len(rates))
@@ -73,7 +73,7 @@ def leaving(
     return found
 
 
-def _initial(
+def initial(
     key: Key[Array, ""], network: MLP, seeds: np.ndarray, scale: float
 ) -> dict[str, np.ndarray]:
     """Initial parameters of the networks of a study, with an axis of seeds."""
@@ -105,7 +105,7 @@ def course(
     data = plateau.statistics(*train)
     per_epoch = data.num_examples // batch_size
     predicted = plateau.course(
-        _initial(key, network, np.array([int(one.seed)]), float(one.scale)),
+        initial(key, network, np.array([int(one.seed)]), float(one.scale)),
         data,
         learning_rate=float(one.learning_rate),
         batch_size=batch_size,
