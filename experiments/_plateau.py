@@ -1,6 +1,5 @@
 """Networks drawn at random, predicted and trained; and the laws of leaving times."""
 
-import itertools
 import math
 from collections.abc import Callable, Iterator
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -8,6 +7,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import jax
 import numpy as np
 import xarray as xr
+from _command_line import SettingError
 from scipy.stats import spearmanr
 
 from snn_jax import datasets, plateau
@@ -28,6 +28,8 @@ NUM_WATCHED = 2000
 # Spread of the leaving times in a group from which on their order means something.
 SPREAD = 0.1
 WIDTH = 10
+# Groups that are drawn, at most.
+MOST_DRAWN = 500
 
 
 class Group(NamedTuple):
@@ -49,7 +51,7 @@ class Group(NamedTuple):
     @property
     def epochs(self) -> float:
         """When the middle network leaves."""
-        return float(np.median(self.predicted)) / self.steps_per_epoch
+        return float(np.nanmedian(self.predicted)) / self.steps_per_epoch
 
 
 def _network(dataset: Dataset, depth: int, width: int = WIDTH) -> MLP:
@@ -64,10 +66,14 @@ def _first(dataset: Dataset, images: int) -> Dataset:
 
 
 def _drawn(settings: "Settings", dataset: Dataset) -> Iterator[Group]:
-    """Groups of networks for ever, with what theory says of each."""
+    """Groups of networks, with what theory says of each.
+
+    Raises:
+        SettingError: too many were drawn in vain.
+    """
     rng = np.random.default_rng(settings.seed)
     known: dict[int, plateau.Statistics] = {}
-    for trial in itertools.count():
+    for trial in range(MOST_DRAWN):
         depth, scale, rate, batch_size, images = (
             rng.choice(values).item()
             for values in (
@@ -96,6 +102,10 @@ def _drawn(settings: "Settings", dataset: Dataset) -> Iterator[Group]:
             steps=4 * settings.images / batch_size,
         )
         yield Group(depth, scale, rate, batch_size, images, key, leaves)
+    raise SettingError(
+        f"--leaving and --staying: expected settings of which such groups are found, "
+        f"found too few of them in {MOST_DRAWN} drawn"
+    )
 
 
 def networks(
@@ -110,8 +120,8 @@ def networks(
     missing = {True: settings.leaving, False: settings.staying}
     rows: list[dict[str, Any]] = []
     for group in _drawn(settings, dataset):
-        if np.isnan(group.predicted).any():
-            continue  # some do not begin on the plateau
+        if np.isnan(group.predicted).all():
+            continue  # they do not begin on the plateau
         affordable = settings.images / group.images
         goes = LONGER * group.epochs <= affordable
         if not missing[goes]:
@@ -121,7 +131,7 @@ def networks(
         missing[goes] -= 1
         epochs = math.ceil(LONGER * group.epochs if goes else affordable / 2)
         looks = math.ceil(LOOKS / group.epochs) if goes else 1
-        looks = min(looks, group.steps_per_epoch // 4)
+        looks = max(1, min(looks, group.steps_per_epoch // 4))
         seen = _seen(
             group, _first(dataset, group.images), settings.seeds, epochs, looks
         )
@@ -131,9 +141,11 @@ def networks(
         )
         progress(1)
     arrays = {
-        name: (("group", "seed") if np.ndim(rows[0][name]) else "group", values)
+        name: (
+            ("group", "seed") if np.ndim(rows[0][name]) else "group",
+            np.array([row[name] for row in rows]),
+        )
         for name in rows[0]
-        if (values := np.array([row[name] for row in rows])) is not None
     }
     return xr.Dataset(arrays)
 
@@ -164,10 +176,13 @@ def _seen(
 
 
 def _ratios(networks: xr.Dataset) -> np.ndarray:
-    """Seen over predicted, of networks that left; inf where none was predicted."""
-    left = np.isfinite(networks.seen)
+    """Seen over predicted, of networks that left and of which theory speaks.
+
+    0 where it said that they would not.
+    """
+    left = np.isfinite(networks.seen) & networks.predicted.notnull()
     ratios: np.ndarray = (networks.seen / networks.predicted).values[left.values]
-    return np.where(np.isfinite(networks.predicted.values[left.values]), ratios, np.inf)
+    return ratios
 
 
 def _correlations(networks: xr.Dataset) -> list[float]:
@@ -185,8 +200,8 @@ def _correlations(networks: xr.Dataset) -> list[float]:
 def facts(networks: xr.Dataset) -> dict[str, Any]:
     """What the words say of the predictions."""
     ratios, correlations = _ratios(networks), _correlations(networks)
-    away = np.abs(np.log(ratios))
-    late = ~(networks.predicted < networks.steps)
+    away = np.abs(np.log(np.maximum(ratios, 1e-9)))
+    late = networks.predicted >= networks.steps
     early, latest = plateau.interval(1.0)
     return {
         "networks": networks.seen.size,
@@ -194,7 +209,10 @@ def facts(networks: xr.Dataset) -> dict[str, Any]:
         "near": float((away < math.log(1.25)).mean()) if len(ratios) else math.nan,
         "error": float(np.expm1(np.median(away))) if len(ratios) else math.nan,
         "middle": float(np.median(ratios)) if len(ratios) else math.nan,
-        "inside": float(((ratios > early) & (ratios < latest)).mean()),
+        "inside": float(((ratios > early) & (ratios < latest)).mean())
+        if len(ratios)
+        else math.nan,
+        "unsaid": int(networks.predicted.isnull().sum()),
         "interval": (early, latest),
         "correlation": float(np.median(correlations)) if correlations else math.nan,
         "groups": len(correlations),
@@ -232,13 +250,6 @@ def _steps(times: xr.DataArray) -> str:
     return f"{float(f'{middle:.3g}'):,.0f}" if np.isfinite(middle) else "later"
 
 
-class Laws(NamedTuple):
-    """How leaving times depend on the settings, by theory."""
-
-    table: list[list[str]]
-    facts: dict[str, float]
-
-
 def _even(data: plateau.Statistics) -> plateau.Statistics:
     """The same clouds, of classes that are equally frequent."""
     count = len(data.frequencies)
@@ -246,8 +257,8 @@ def _even(data: plateau.Statistics) -> plateau.Statistics:
     return data._replace(frequencies=np.full(count, 1 / count), shares=shares)
 
 
-def laws(dataset: Dataset, seed: int, seeds: int = 16) -> Laws:
-    """Exponents and slopes around depth 5, scale 0.1, rate 0.3, batch size 32."""
+def laws(dataset: Dataset, seed: int, seeds: int = 16) -> list[list[str]]:
+    """How leaving times depend on the settings around depth 5, scale 0.1, by theory."""
     data = plateau.statistics(*dataset.train)
 
     def times(**changes: Any) -> np.ndarray:
@@ -266,7 +277,6 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> Laws:
         return plateau.leaving_steps(many, steps=1e30, **at)
 
     rows = [["leaving time", "law", "median", "middle half of networks"]]
-    found: dict[str, float] = {}
 
     def law(name: str, text: str, axis: str, values: list[Any], **others: Any) -> None:
         """The exponent of each seed between the ends of an axis."""
@@ -274,7 +284,6 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> Laws:
         spread = (ends[1] - ends[0]) / math.log(values[1] / values[0])
         low, middle, high = np.nanquantile(spread, [0.25, 0.5, 0.75])
         rows.append([name, text, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
-        found[name] = float(middle)
 
     scales = [0.02, 0.05, 0.1]
     three = [times(scale=scale) for scale in scales]
@@ -285,7 +294,6 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> Laws:
         name = f"init scale {scale:g} to {scales[first + 1]:g}"
         text = "share of the time at 0.1, per unit of ln(1 / s)"
         rows.append([name, text, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
-        found[name] = float(middle)
     law("learning rate 0.1 to 0.3", "power of r", "learning_rate", [0.1, 0.3])
     law("learning rate 0.3 to 1", "power of r", "learning_rate", [0.3, 1.0])
     law("batch size 8 to 32", "power of B", "batch_size", [8, 32])
@@ -296,7 +304,6 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> Laws:
         low, middle, high = np.nanquantile(more[np.isfinite(more)], [0.25, 0.5, 0.75])
         name = f"depth {depth} to {depth + 1}"
         rows.append([name, "factor", f"{middle:.1f}", f"{low:.1f} to {high:.1f}"])
-        found[name] = float(middle)
     for depth in (3, 4, 5, 6):
         for kind, statistics in (("", data), (", even classes", _even(data))):
             law(
@@ -308,4 +315,4 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> Laws:
                 depth=depth,
                 data=statistics,
             )
-    return Laws(rows, found)
+    return rows

@@ -422,8 +422,8 @@ def tables(result: "xr.Dataset") -> dict[str, list[list[str]]]:
         "outcomes": _answer.outcome_table(result),
         "verdict_list": _answer.verdict_list(),
     }
-    if "leaves" in result:
-        found["leaving"] = _answer.leaving_table(result)
+    if "leaves" in result and len(rows := _answer.leaving_table(result)) > 1:
+        found["leaving"] = rows
     if "initial_gradient_rms" in result:
         found["theory"] = _answer.theory_table(result)
         found["differences"] = _answer.difference_table(result)

@@ -1,6 +1,6 @@
 """When does a deep sigmoid network leave the plateau? Theory, before it is trained.
 
-    python experiments/plateau.py                   about 2 minutes on two cores
+    python experiments/plateau.py                   about 3 minutes on two cores
     python experiments/plateau.py --preset full     about 20 minutes
 
 Draws networks at random, of all depths, init scales, learning rates, batch sizes and
@@ -13,13 +13,10 @@ runs/plateau.
 import sys
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
-
-if TYPE_CHECKING:
-    pass
 
 
 @dataclass(frozen=True)
@@ -46,6 +43,8 @@ class Settings:
     """Training images, the first of the data; at most all of them."""
     images: int = 2_000_000
     """Shown to a network at most, however often."""
+    laws: bool = True
+    """Whether to say how the time depends on each setting, too."""
     seed: int = 0
     """Of the drawing, and of all initial weights."""
     data: command_line.DataPath = None
@@ -89,16 +88,18 @@ def main(settings: Settings) -> int:
     total = settings.leaving + settings.staying
     with tqdm(total=total, desc="training", unit="group") as bar:
         networks = _plateau.networks(settings, dataset, bar.update)
-    laws = _plateau.laws(dataset, settings.seed)
+    tables = {"groups": _plateau.table(networks)}
+    if settings.laws:
+        tables["laws"] = _plateau.laws(dataset, settings.seed)
     made_with: dict[str, Any] = asdict(settings) | {"commit": command_line.commit()}
     made_with["what was read"] = said
     files.save(settings.out, networks, made_with)
-    facts = _plateau.facts(networks) | {"laws": laws.facts}
+    facts = _plateau.facts(networks) | {"seed": settings.seed}
     answers = _words.answers("plateau.md.j2", **facts)
     page = _words.sections(
         "plateau_page.md.j2",
         {"groups": figures.groups(networks)},
-        {"groups": _plateau.table(networks), "laws": laws.table},
+        tables,
         **facts,
         out=settings.out,
     )
@@ -110,8 +111,9 @@ def main(settings: Settings) -> int:
         sections=page,
         settings=made_with,
     )
-    print(command_line.as_text(_plateau.table(networks)))
-    print("\n" + command_line.as_text(laws.table, first_column_left=True) + "\n")
+    for rows in tables.values():
+        left = rows is not tables["groups"]
+        print(command_line.as_text(rows, first_column_left=left) + "\n")
     command_line.tell(answers, path)
     return 0
 

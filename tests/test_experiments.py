@@ -37,6 +37,11 @@ TINY: dict[str, list[str]] = {
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
     "gradients": ["--scales", "0.01"],
+    "plateau": [
+        *("--leaving", "1", "--staying", "1", "--seeds", "4", "--depths", "4"),
+        *("--scales", "0.1", "0.3", "--learning-rates", "1", "--batch-sizes", "32"),
+        *("--training-sets", "2000", "--images", "40000", "--no-laws"),
+    ],
     "published": [
         *("--only", "no-training", "norms-2", "norms-wrong"),
         *("--networks", "100", "--seeds", "2"),
@@ -52,7 +57,9 @@ TINY: dict[str, list[str]] = {
 # Run as a person would, each in a process of its own; the others in this one.
 ALONE = {"benchmark", "shallow", "tutorial"}
 WITHOUT_OUT = {"gradients"}
-WITHOUT_RESULT = {"assignment", "benchmark", "published", "review", "tutorial"}
+WITHOUT_RESULT = {
+    *("assignment", "benchmark", "plateau", "published", "review", "tutorial"),
+}
 WITHOUT_DATA = {"assignment", "benchmark", "review"}
 
 
@@ -153,6 +160,16 @@ def check_published(printed: str, out: Path) -> None:
     assert "0.0657" in (out / "report.html").read_text(encoding="utf-8")
 
 
+def check_plateau(printed: str, out: Path) -> None:
+    """One group leaves when predicted, the other stays; the laws stand below."""
+    assert "4 networks that left" in printed
+    assert "100.0 % did so within a factor of 1.25" in " ".join(printed.split())
+    assert "4 networks that were not predicted to leave" in " ".join(printed.split())
+    networks = files.load(out)
+    assert networks.seen.shape == networks.predicted.shape == (2, 4)
+    assert (out / "figures" / "groups.svg").exists()
+
+
 def check_remedies(printed: str, out: Path) -> None:
     """The cure is named, with its line; pictures, also of the depths."""
     for part in ("What makes it converge?", "Why?", "Which line to change?", "rate"):
@@ -198,6 +215,7 @@ CHECKS = {
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "gradients": check_gradients,
+    "plateau": check_plateau,
     "published": check_published,
     "remedies": check_remedies,
     "shallow": check_shallow,

@@ -64,7 +64,7 @@ def check(printed: str, out: Path) -> None:
         for output in outputs
         if output.output_type != "stream" and "image/svg+xml" in output.data
     ]
-    assert len(pictures) == 13
+    assert len(pictures) == 14
 
     said = "".join(output.text for output in streams)
     shallow, deep, *_ = map(float, re.findall(r"test accuracy: +(\d+\.\d\d) %", said))

@@ -34,18 +34,32 @@ def statistics(x: Any, y: Any, *, halvings: int = 2) -> Statistics:
         x: images, (n, ...).
         y: labels in [0, K), each of them there.
         halvings: how many directions part the images of a class.
+
+    Raises:
+        ValueError: labels that are no integers from 0 on, a class without images, or
+            another number of labels than of images.
     """
     x, y = np.asarray(x, np.float32).reshape(len(x), -1), np.asarray(y)
-    f = losses.class_frequencies(y)
-    centres = np.array([x[y == label].mean(axis=0) for label in range(len(f))])
-    inner = x - centres[y]
-    # From the smallest to the largest variance.
-    _, directions = np.linalg.eigh((inner.T @ inner).astype(float))
-    sides = inner @ directions[:, -halvings:] > 0
-    part = y * 2**halvings + sides @ 2 ** np.arange(halvings)
-    parts, cloud, counts = np.unique(part, return_inverse=True, return_counts=True)
-    means = np.array([x[part == number].mean(axis=0, dtype=float) for number in parts])
-    inner = x - means[cloud].astype(np.float32)
+    whole = y.shape == (len(x),) and np.issubdtype(y.dtype, np.integer)
+    if not whole or not np.array_equal(np.unique(y), np.arange(y.max(initial=0) + 1)):
+        raise ValueError(
+            f"y: expected {len(x)} labels, all of 0, 1 .. K - 1, found {y.shape} of "
+            f"{y.dtype}: {', '.join(map(str, np.unique(y)[:12]))}"
+        )
+    y = y.astype(int)
+    f, halvings = losses.class_frequencies(y), min(halvings, x.shape[1])
+    centres = np.array(
+        [x[y == label].mean(axis=0, dtype=float) for label in range(len(f))]
+    )
+    inner = x - centres[y].astype(np.float32)
     covariance = (inner.T @ inner).astype(float) / len(x)
+    # From the smallest to the largest variance.
+    directions = np.linalg.eigh(covariance)[1][:, x.shape[1] - halvings :]
+    part = y * 2**halvings + (inner @ directions > 0) @ 2 ** np.arange(halvings)
+    parts, counts = np.unique(part, return_counts=True)
+    means = np.array([x[part == number].mean(axis=0, dtype=float) for number in parts])
     shares = counts / len(x)
+    # What is within a class is within its parts or between them.
+    between = means - centres[parts // 2**halvings]
+    covariance -= (shares * between.T) @ between
     return Statistics(f, parts // 2**halvings, shares, means, covariance, len(x))

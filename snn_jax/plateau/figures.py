@@ -22,10 +22,15 @@ def leaving(result: xr.Dataset) -> Figure:
     Returns:
         Bars run from the last look on the plateau to the first behind it. Triangles at
         the top have not left by the end of the run.
+
+    Raises:
+        ValueError: nothing is predicted.
     """
     colors = scale_colors(result.scale)
     last, look = float(result.epoch[-1]), float(result.epoch[1])
     shown = result.leaves_predicted.where(np.isfinite(result.leaves_predicted))
+    if not shown.notnull().any():
+        raise ValueError("leaves_predicted: expected times, found none that is finite")
     low = max(float(shown.min()), look / 2) / 1.3
     high = max(float(shown.max()), last) * 1.3
     with mpl.rc_context(STYLE):
@@ -57,12 +62,18 @@ def leaving(result: xr.Dataset) -> Figure:
 def groups(networks: xr.Dataset) -> Figure:
     """Steps until networks leave, predicted against seen, a colour a depth.
 
+    Triangles had not left when their run ended; at the right edge, later than looked.
+
     Args:
         networks: ``predicted`` and ``seen``, (group, seed), inf if later than
             ``steps``; and the ``depth`` of each group.
     """
     depths = np.unique(networks.depth)
     shades = mpl.colormaps["viridis"](np.linspace(0, 0.9, len(depths)))
+    times = np.concatenate([networks.seen.values, networks.predicted.values])
+    times = times[np.isfinite(times)]
+    first = 0.8 * min(times, default=1)
+    last = 1.5 * max(*times, float(networks.steps.max()))
     with mpl.rc_context(STYLE):
         figure = Figure(figsize=(WIDTH, 5.4))
         axes = figure.subplots()
@@ -70,20 +81,16 @@ def groups(networks: xr.Dataset) -> Figure:
             some = networks.isel(group=networks.depth.values == depth)
             style: dict[str, Any] = {"color": color, "markersize": 4, "alpha": 0.8}
             left = np.isfinite(some.seen)
-            axes.plot(
-                some.predicted.where(left).values.ravel(),
-                some.seen.where(left).values.ravel(),
-                "o",
-                label=f"{depth}",
-                **style,
-            )
+            x = some.predicted.where(np.isfinite(some.predicted), last).values.ravel()
+            seen = some.seen.where(left).values.ravel()
+            axes.plot(x, seen, "o", label=f"{depth}", **style)
             end = some.steps.broadcast_like(some.seen).where(~left)
-            axes.plot(some.predicted.values.ravel(), end.values.ravel(), "^", **style)
-        axes.set(xscale="log", yscale="log", aspect="equal")
-        ends = np.array(axes.get_xlim())
-        axes.plot(ends, ends, color="black", linewidth=1)
-        axes.fill_between(ends, ends / 1.25, ends * 1.25, color="gray", alpha=0.15)
-        axes.set(xlim=ends, ylim=ends)
+            axes.plot(x, end.values.ravel(), "^", **style)
+        line = np.array([first, last])
+        axes.plot(line, line, color="black", linewidth=1)
+        axes.fill_between(line, line / 1.25, line * 1.25, color="gray", alpha=0.15)
+        axes.set(xscale="log", yscale="log", xlim=(first, last * 1.1))
+        axes.set_ylim(first, float(networks.steps.max()) * 1.3)
         axes.set_xlabel("predicted (steps)")
         axes.set_ylabel("seen (steps)")
         figure.legend(

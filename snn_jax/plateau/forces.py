@@ -82,7 +82,7 @@ def prepared(
     biases = "b1" in many
     layers = range(2, 1 + sum(name.startswith("W") for name in many))
     W1 = np.asarray(many["W1"], float)
-    v = ((W1 @ data.covariance) * W1).sum(2)
+    v = np.maximum(((W1 @ data.covariance) * W1).sum(2), 0)  # rounding
     weights = [W1 @ data.means.T]
     weights += [np.asarray(many[f"W{layer}"], float) for layer in layers]
     if biases:
@@ -200,8 +200,8 @@ def _penalty(
     and each B_l is in Theta, so the derivative goes first up, through the B_l, then
     down, through the h_l.
 
-    (1 - X)^{-1} is the sum of X^0 to X^7, and R that of its terms, so that nothing
-    breaks at learning rates at which X passes 1 and the plateau itself is unstable.
+    (1 - X)^{-1} is the sum of X^0 to X^7, and R that of its integrals, so that nothing
+    breaks where X comes near 1 on the way.
     """
     one = np.eye(len(problem.f))
     X = problem.rate / 2 * (problem.slope @ kernel.theta)
@@ -209,7 +209,7 @@ def _penalty(
     X4 = X2 @ X2
     inverse = (one + X) @ (one + X2) @ (one + X4)
     C = problem.rate / (4 * problem.batch_size) * (inverse @ problem.slope)
-    powers = [X, X2, X @ X2, X4, X @ X4, X2 @ X4, X @ X2 @ X4]
+    powers = [X, X2, X @ X2, X4, X @ X4, X2 @ X4, X @ X2 @ X4, X4 @ X4]
     traces = [np.trace(P, axis1=1, axis2=2) / (i + 1) for i, P in enumerate(powers)]
     R = sum(traces) / (2 * problem.batch_size[:, 0, 0])
 
@@ -255,6 +255,14 @@ def flow(weights: Weights, problem: Problem) -> tuple[np.ndarray, Weights, Kerne
     # z_1 moves by the gradient of W_1, seen by the mean images.
     change[0] = change[0] @ problem.products
     return loss + problem.noise * R, change, kernel
+
+
+def stability(weights: Weights, problem: Problem) -> np.ndarray:
+    """The largest eigenvalue of r J Theta / 2, (N,): from 1 on SGD does not settle."""
+    kernel = _kernel(weights, first_layer(weights[0], problem.v), problem)
+    X = problem.rate / 2 * (problem.slope @ kernel.theta)
+    largest: np.ndarray = np.abs(np.linalg.eigvals(X)).max(1)
+    return largest
 
 
 def spread(weights: Weights, problem: Problem) -> np.ndarray:

@@ -33,10 +33,12 @@ def leaving(
         ``leaves``, the epoch of the first look at which a network has left, inf if none
         is; ``leaves_predicted``, from the initial weights alone, inf if not within
         ``diagnosis.LONGEST_HORIZON`` times the epochs of the study; ``leaves_earliest``
-        and ``leaves_latest``, the ends of ``plateau.interval``. Without variables if
-        ``plateau`` does not cover the network.
+        and ``leaves_latest``, the ends of ``plateau.interval``. NaN where theory does
+        not say. Without variables if ``plateau`` does not cover the network, or the
+        study has other axes.
     """
-    if not plateau.covers(network):
+    axes = {"scale", "learning_rate", "seed"}
+    if not plateau.covers(network) or set(result.test_loss.dims) != axes:
         return xr.Dataset()
     data = plateau.statistics(*train)
     scales, rates = result.scale.values, result.learning_rate.values
@@ -112,13 +114,18 @@ def course(
         steps=float(one.epoch[-1]) * per_epoch,
     )
     layers = one.layer.values
+    # A step that was refused was looked at twice.
+    times, first = np.unique(predicted.steps[:, 0], return_index=True)
     return xr.Dataset(
         {
-            "weight_norm": (("epoch", "layer"), predicted.norms[:, 0]),
-            "activation_mean": (("epoch", "hidden_layer"), predicted.activations[:, 0]),
+            "weight_norm": (("epoch", "layer"), predicted.norms[first, 0]),
+            "activation_mean": (
+                ("epoch", "hidden_layer"),
+                predicted.activations[first, 0],
+            ),
         },
         {
-            "epoch": predicted.steps[:, 0] / per_epoch,
+            "epoch": times / per_epoch,
             "layer": layers[1:],
             "hidden_layer": layers[:-1],
         },
