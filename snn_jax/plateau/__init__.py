@@ -94,8 +94,6 @@ two-layer networks leave theirs; Ziyin et al. (arXiv 2303.13093) and Chen, Kunin
     figures       pictures of how and when networks leave
 """
 
-import os
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import numpy as np
@@ -230,7 +228,7 @@ def leaving_steps(
     batch_size: Any,
     **options: Any,
 ) -> np.ndarray:
-    """``Course.leaves`` of any number of networks, (N,), on all cores.
+    """``Course.leaves`` of any number of networks, (N,).
 
     Args:
         many: as for ``course``.
@@ -253,7 +251,5 @@ def leaving_steps(
         )
         return found.leaves
 
-    # NumPy lets go of the interpreter in its loops.
-    with ThreadPoolExecutor(os.cpu_count()) as pool:
-        parts = list(pool.map(of_group, range(0, count, GROUP)))
+    parts = [of_group(begin) for begin in range(0, count, GROUP)]
     return np.concatenate([np.zeros(0), *parts])

@@ -36,7 +36,7 @@ class Course(NamedTuple):
     activations: np.ndarray
 
 
-def _stiff(kernel: Kernel, problem: Problem, steps: np.ndarray) -> Callable[..., Any]:
+def stiff(kernel: Kernel, problem: Problem, steps: np.ndarray) -> Callable[..., Any]:
     """(1 + steps x A)^{-1}, A the linear pull of the mean output to f.
 
     A = r D J D^T, where D^T d is what a change d does to the logits of the mean image,
@@ -89,7 +89,7 @@ def _step(
     of the output is, which alone is treated implicitly.
     """
     total, k1, kernel = flow(weights, problem)
-    solve = _stiff(kernel, problem, GAMMA * steps)
+    solve = stiff(kernel, problem, GAMMA * steps)
     k1 = solve(k1)
     _, k2, _ = flow(_combined((1, weights), (steps, k1)), problem)
     k2 = solve(_combined((1, k2), (-2, k1)))
@@ -107,7 +107,7 @@ def integrate(
     count = len(weights[0])
     now, length = np.zeros(count), np.ones(count)
     # Where the loss was last, to know when between two steps it crossed.
-    before, loss_before = np.zeros(count), np.full(count, np.inf)
+    before, loss_before = np.zeros((2, count))
     leaves, active = np.full(count, np.nan), np.arange(count)
     rows = []
     for _ in range(MAX_STEPS):
@@ -116,9 +116,9 @@ def integrate(
         row[active] = np.column_stack([now, loss, *_looks(weights, kernel)])
         rows.append(row)
         out = (loss < target) & (now > 0)
-        fallen = np.clip((loss_before - target) / (loss_before - loss), 0, 1)
-        crossed = before + np.where(np.isfinite(fallen), fallen, 1) * (now - before)
-        leaves[active[out]] = crossed[out]
+        fall = np.maximum(loss_before - loss, 1e-12)
+        share = np.clip((loss_before - target) / fall, 0, 1)
+        leaves[active[out]] = (before + share * (now - before))[out]
         late = ~out & (now >= steps)
         leaves[active[late]] = np.inf
         keep = ~out & ~late

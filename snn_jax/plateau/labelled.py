@@ -43,22 +43,22 @@ def leaving(
     data = plateau.statistics(*train)
     scales, rates = result.scale.values, result.learning_rate.values
     per_epoch = data.num_examples // batch_size
-    rows = []
-    for scale in scales:
-        params = initial(key, network, result.seed.values, float(scale))
-        leaves = plateau.leaving_steps(
-            {
-                name: np.concatenate([leaf] * len(rates))
-                for name, leaf in params.items()
-            },
-            data,
-            learning_rate=np.repeat(rates, result.sizes["seed"]),
-            batch_size=batch_size,
-            steps=float(result.epoch[-1]) * diagnosis.LONGEST_HORIZON * per_epoch,
-        )
-        rows.append(leaves.reshape(len(rates), -1) / per_epoch)
+    count = len(scales), len(rates), result.sizes["seed"]
+    drawn = [initial(key, network, result.seed.values, s) for s in scales.tolist()]
+    # In the order of the dimensions below: every rate has the same initial weights.
+    many = {
+        name: np.concatenate([few[name] for few in drawn for _ in rates])
+        for name in drawn[0]
+    }
+    leaves = plateau.leaving_steps(
+        many,
+        data,
+        learning_rate=np.tile(np.repeat(rates, count[2]), count[0]),
+        batch_size=batch_size,
+        steps=float(result.epoch[-1]) * diagnosis.LONGEST_HORIZON * per_epoch,
+    )
     dims = ("scale", "learning_rate", "seed")
-    epochs = np.array(rows)
+    epochs = leaves.reshape(count) / per_epoch
     earliest, latest = plateau.interval(epochs)
     found = xr.Dataset(
         {
