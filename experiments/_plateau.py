@@ -147,7 +147,7 @@ def networks(
         )
         for name in rows[0]
     }
-    return xr.Dataset(arrays)
+    return xr.Dataset(arrays).sortby(["depth", "scale", "learning_rate"])
 
 
 def _seen(
@@ -224,7 +224,7 @@ def facts(networks: xr.Dataset) -> dict[str, Any]:
 
 def table(networks: xr.Dataset) -> list[list[str]]:
     """A row for each group: settings, steps predicted and seen."""
-    head = "depth, scale, rate, batch, images, predicted, seen, ratio, left"
+    head = "depth, scale, rate, batch, training set, predicted, seen, ratio, have left"
     rows = [head.split(", ")]
     for group in range(networks.sizes["group"]):
         one = networks.isel(group=group)

@@ -91,6 +91,8 @@ def groups(networks: xr.Dataset) -> Figure:
         axes.fill_between(line, line / 1.25, line * 1.25, color="gray", alpha=0.15)
         axes.set(xscale="log", yscale="log", xlim=(first, last * 1.1))
         axes.set_ylim(first, float(networks.steps.max()) * 1.3)
+        for axis in (axes.xaxis, axes.yaxis):
+            _plain_ticks(axis)
         axes.set_xlabel("predicted (steps)")
         axes.set_ylabel("seen (steps)")
         figure.legend(
@@ -147,5 +149,5 @@ def mechanism(seen: xr.Dataset, predicted: xr.Dataset) -> Figure:
 def _plain_ticks(axis: Axis) -> None:
     """Of a logarithmic axis: 1, 2, 5, 10 and so on, written as one says them."""
     axis.set_major_locator(LogLocator(subs=(1, 2, 5)))
-    axis.set_major_formatter("{x:g}")
+    axis.set_major_formatter("{x:,g}")
     axis.set_minor_formatter("")
