@@ -51,19 +51,26 @@ def statistics(x: Any, y: Any, *, halvings: int = 2) -> Statistics:
         )
     y = y.astype(int)
     f, halvings = losses.class_frequencies(y), min(halvings, x.shape[1])
-    centres = np.array(
-        [x[y == label].mean(axis=0, dtype=float) for label in range(len(f))]
-    )
+    centres = _means(x, y)
     inner = x - centres[y].astype(np.float32)
     some = inner[:: max(1, len(x) // NUM_MEASURED)]
     covariance = (some.T @ some).astype(float) / len(some)
     # From the smallest to the largest variance.
     directions = np.linalg.eigh(covariance)[1][:, x.shape[1] - halvings :]
-    part = y * 2**halvings + (inner @ directions > 0) @ 2 ** np.arange(halvings)
-    parts, counts = np.unique(part, return_counts=True)
-    means = np.array([x[part == number].mean(axis=0, dtype=float) for number in parts])
+    sides = inner @ directions.astype(np.float32) > 0
+    part = y * 2**halvings + sides @ 2 ** np.arange(halvings)
+    parts, cloud, counts = np.unique(part, return_inverse=True, return_counts=True)
+    means = _means(x, cloud)
     shares = counts / len(x)
     # What is within a class is within its parts or between them.
     between = means - centres[parts // 2**halvings]
     covariance -= (shares * between.T) @ between
     return Statistics(f, parts // 2**halvings, shares, means, covariance, len(x))
+
+
+def _means(x: np.ndarray, which: np.ndarray) -> np.ndarray:
+    """Of the rows of each kind, the kinds being numbered from 0."""
+    counts = np.bincount(which)
+    of_kind = (np.arange(len(counts))[:, None] == which).astype(np.float32)
+    means: np.ndarray = (of_kind @ x).astype(float) / counts[:, None]
+    return means
