@@ -278,22 +278,25 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> list[list[str]]:
 
     rows = [["leaving time", "law", "median", "middle half of networks"]]
 
+    def say(name: str, text: str, values: np.ndarray, digits: int = 2) -> None:
+        """A row: the middle half of the networks."""
+        low, middle, high = (
+            f"{value:.{digits}f}" for value in np.nanquantile(values, [0.25, 0.5, 0.75])
+        )
+        rows.append([name, text, middle, f"{low} to {high}"])
+
     def law(name: str, text: str, axis: str, values: list[Any], **others: Any) -> None:
         """The exponent of each seed between the ends of an axis."""
         ends = [np.log(times(**others, **{axis: value})) for value in values]
-        spread = (ends[1] - ends[0]) / math.log(values[1] / values[0])
-        low, middle, high = np.nanquantile(spread, [0.25, 0.5, 0.75])
-        rows.append([name, text, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
+        say(name, text, (ends[1] - ends[0]) / math.log(values[1] / values[0]))
 
     scales = [0.02, 0.05, 0.1]
     three = [times(scale=scale) for scale in scales]
     for first, scale in enumerate(scales[:-1]):
         slope = (three[first] - three[first + 1]) / math.log(scales[first + 1] / scale)
-        share = slope / three[-1]
-        low, middle, high = np.nanquantile(share, [0.25, 0.5, 0.75])
         name = f"init scale {scale:g} to {scales[first + 1]:g}"
         text = "share of the time at 0.1, per unit of ln(1 / s)"
-        rows.append([name, text, f"{middle:.2f}", f"{low:.2f} to {high:.2f}"])
+        say(name, text, slope / three[-1])
     law("learning rate 0.1 to 0.3", "power of r", "learning_rate", [0.1, 0.3])
     law("learning rate 0.3 to 1", "power of r", "learning_rate", [0.3, 1.0])
     law("batch size 8 to 32", "power of B", "batch_size", [8, 32])
@@ -301,9 +304,7 @@ def laws(dataset: Dataset, seed: int, seeds: int = 16) -> list[list[str]]:
     law("width 10 to 20", "power of the width", "width", [10, 20])
     for depth in (4, 5, 6):
         more = times(depth=depth + 1) / times(depth=depth)
-        low, middle, high = np.nanquantile(more[np.isfinite(more)], [0.25, 0.5, 0.75])
-        name = f"depth {depth} to {depth + 1}"
-        rows.append([name, "factor", f"{middle:.1f}", f"{low:.1f} to {high:.1f}"])
+        say(f"depth {depth} to {depth + 1}", "factor", more[np.isfinite(more)], 1)
     for depth in (3, 4, 5, 6):
         for kind, statistics in (("", data), (", even classes", _even(data))):
             law(

@@ -6,8 +6,8 @@
 Draws networks at random, of all depths, init scales, learning rates, batch sizes and
 training sets that the settings name, predicts from their initial weights when each
 leaves the plateau, and trains them. Prints how far the predictions were right, and the
-laws that follow. Writes the labelled numbers, two figures and plateau.html into
-runs/plateau.
+laws that follow. Writes the labelled numbers, a figure and report.html, a page with all
+of it, into runs/plateau.
 """
 
 import sys

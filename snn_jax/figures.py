@@ -5,6 +5,7 @@ scale and learning_rate, and with signals.
 """
 
 import io
+from collections.abc import Mapping
 from typing import Any
 
 import matplotlib as mpl
@@ -63,13 +64,13 @@ def _log_scale(axes: Axes, values: xr.DataArray) -> None:
         axes.set_yscale("log")
 
 
-def scale_legend(figure: Figure, colors: dict[float, tuple[float, ...]]) -> None:
-    """The init scales above a figure."""
+def color_legend(figure: Figure, title: str, colors: Mapping[Any, Any]) -> None:
+    """What the colours of a figure stand for, above it."""
     lines = [Line2D([], [], color=color, linewidth=3) for color in colors.values()]
     figure.legend(
         lines,
-        [f"{scale:g}" for scale in colors],
-        title="init scale",
+        [f"{name:g}" for name in colors],
+        title=title,
         loc="outside upper center",
         ncols=min(len(colors), 8),
         frameon=False,
@@ -114,7 +115,7 @@ def loss_curves(result: xr.Dataset) -> Figure:
             fontsize="small",
         )
         panels[-1, 0].set_xlabel("epoch")
-        scale_legend(figure, colors)
+        color_legend(figure, "init scale", colors)
     return figure
 
 
@@ -157,7 +158,7 @@ def gradient_per_layer(result: xr.Dataset) -> Figure:
             axes.set_xticks(result.layer.values)
         axes.set_xlabel("layer, from the input (left) to the output (right)")
         axes.set_ylabel("gradient rms (nats per unit of weight)")
-        scale_legend(figure, colors)
+        color_legend(figure, "init scale", colors)
     return figure
 
 
@@ -289,7 +290,7 @@ def signals_per_layer(result: xr.Dataset, epoch: int) -> Figure:
         if result.sizes["hidden_layer"] <= 20:
             rows[-1].set_xticks(result.hidden_layer.values)
         rows[-1].set_xlabel("hidden layer, from the input (left) upwards")
-        scale_legend(figure, colors)
+        color_legend(figure, "init scale", colors)
     return figure
 
 

@@ -182,12 +182,11 @@ def course(
     weights, problem = prepared(many, data, rate=rate, batch_size=size, noise=noise)
     f = data.frequencies
     target = -(1 - left) * float((f * np.log(f)).sum())
-    # Where theory does not speak, weights may grow beyond all bounds.
+    known = spread(weights, problem) < ALIKE
+    known &= noise * stability(weights, problem) < STABLE
+    # A network that is not understood after all may grow beyond all bounds.
     with np.errstate(all="ignore"):
-        found = integrate(weights, problem, steps, target, tolerance)
-        settles = noise * stability(weights, problem) < STABLE
-    known = settles & (spread(weights, problem) < ALIKE)
-    return found._replace(leaves=np.where(known, found.leaves, np.nan))
+        return integrate(weights, problem, known, steps, target, tolerance)
 
 
 def _check(

@@ -5,12 +5,12 @@ from typing import Any
 import matplotlib as mpl
 import numpy as np
 import xarray as xr
+from matplotlib.axes import Axes
 from matplotlib.axis import Axis
 from matplotlib.figure import Figure
-from matplotlib.lines import Line2D
 from matplotlib.ticker import LogLocator
 
-from snn_jax.figures import STYLE, WIDTH, scale_colors, scale_legend
+from snn_jax.figures import STYLE, WIDTH, color_legend, scale_colors
 
 
 def leaving(result: xr.Dataset) -> Figure:
@@ -45,17 +45,10 @@ def leaving(result: xr.Dataset) -> Figure:
             axes.errorbar(x[left], middle, half, fmt="o", elinewidth=1, **style)
             waits = np.isfinite(x) & ~np.isfinite(seen)
             axes.plot(x[waits], np.full(waits.sum(), 1.15 * last), "^", **style)
-        line = np.array([low, high])
-        axes.plot(line, line, color="black", linewidth=1)
-        axes.fill_between(line, line / 1.25, line * 1.25, color="gray", alpha=0.15)
         axes.axhline(last, color="black", linestyle="--", linewidth=1)
-        axes.set(xscale="log", yscale="log", xlim=(low, high))
-        axes.set_ylim(low, 1.4 * last)
-        for axis in (axes.xaxis, axes.yaxis):
-            _plain_ticks(axis)
-        axes.set_xlabel("predicted (epochs)")
-        axes.set_ylabel("seen (epochs)")
-        scale_legend(figure, colors)
+        _diagonal(axes, low, high, "epochs")
+        axes.set(xlim=(low, high), ylim=(low, 1.4 * last))
+        color_legend(figure, "init scale", colors)
     return figure
 
 
@@ -86,15 +79,9 @@ def groups(networks: xr.Dataset) -> Figure:
             axes.plot(x, seen, "o", label=f"{depth}", **style)
             end = some.steps.broadcast_like(some.seen).where(~left)
             axes.plot(x, end.values.ravel(), "^", **style)
-        line = np.array([first, last])
-        axes.plot(line, line, color="black", linewidth=1)
-        axes.fill_between(line, line / 1.25, line * 1.25, color="gray", alpha=0.15)
-        axes.set(xscale="log", yscale="log", xlim=(first, last * 1.1))
+        _diagonal(axes, first, last, "steps")
+        axes.set_xlim(first, last * 1.1)
         axes.set_ylim(first, float(networks.steps.max()) * 1.3)
-        for axis in (axes.xaxis, axes.yaxis):
-            _plain_ticks(axis)
-        axes.set_xlabel("predicted (steps)")
-        axes.set_ylabel("seen (steps)")
         figure.legend(
             title="hidden layers",
             loc="outside upper center",
@@ -133,17 +120,20 @@ def mechanism(seen: xr.Dataset, predicted: xr.Dataset) -> Figure:
         rows[0].set_yscale("log")
         _plain_ticks(rows[0].yaxis)
         rows[-1].set_xlabel("epoch")
-        figure.legend(
-            [Line2D([], [], color=color, linewidth=3) for color in colors.values()],
-            [f"{layer}" for layer in colors],
-            title="layer",
-            loc="outside upper center",
-            ncols=min(len(colors), 10),
-            frameon=False,
-            handlelength=1.2,
-            columnspacing=1.2,
-        )
+        color_legend(figure, "layer", colors)
     return figure
+
+
+def _diagonal(axes: Axes, low: float, high: float, unit: str) -> None:
+    """Where seen is predicted, a factor of 1.25 around it, and what the axes are."""
+    line = np.array([low, high])
+    axes.plot(line, line, color="black", linewidth=1)
+    axes.fill_between(line, line / 1.25, line * 1.25, color="gray", alpha=0.15)
+    axes.set(xscale="log", yscale="log")
+    for axis in (axes.xaxis, axes.yaxis):
+        _plain_ticks(axis)
+    axes.set_xlabel(f"predicted ({unit})")
+    axes.set_ylabel(f"seen ({unit})")
 
 
 def _plain_ticks(axis: Axis) -> None:

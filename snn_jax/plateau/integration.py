@@ -98,17 +98,23 @@ def _step(
 
 
 def integrate(
-    weights: Weights, problem: Problem, steps: float, target: float, tolerance: float
+    weights: Weights,
+    problem: Problem,
+    known: np.ndarray,
+    steps: float,
+    target: float,
+    tolerance: float,
 ) -> Course:
     """Follows networks until their loss falls below the target, or for so many steps.
 
-    Those that are done are dropped on the way.
+    Those that are done are dropped on the way, and those not known at once.
     """
-    count = len(weights[0])
-    now, length = np.zeros(count), np.ones(count)
+    count = len(known)
+    leaves, active = np.full(count, np.nan), np.flatnonzero(known)
+    weights, problem = [W[known] for W in weights], problem.of(known)
+    now, length = np.zeros(len(active)), np.ones(len(active))
     # Where the loss was last, to know when between two steps it crossed.
-    before, loss_before = np.zeros((2, count))
-    leaves, active = np.full(count, np.nan), np.arange(count)
+    before, loss_before = np.zeros((2, len(active)))
     rows = []
     for _ in range(MAX_STEPS):
         change, error, loss, kernel = _step(weights, problem, length[:, None, None])
