@@ -1,5 +1,7 @@
 """Every script runs at a tiny size; bad flags and bad data get one line and code 2."""
 
+import base64
+import gzip
 import importlib
 import json
 import os
@@ -36,6 +38,7 @@ TINY: dict[str, list[str]] = {
         *("--scales", "0.1", "1", "--learning-rates", "1", "--seeds", "2"),
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
+    "explore": ["--map", "8"],
     "gradients": ["--scales", "0.01"],
     "plateau": [
         *("--leaving", "1", "--staying", "1", "--seeds", "4", "--depths", "4"),
@@ -58,7 +61,8 @@ TINY: dict[str, list[str]] = {
 ALONE = {"benchmark", "shallow", "tutorial"}
 WITHOUT_OUT = {"gradients"}
 WITHOUT_RESULT = {
-    *("assignment", "benchmark", "plateau", "published", "review", "tutorial"),
+    *("assignment", "benchmark", "explore", "plateau", "published", "review"),
+    "tutorial",
 }
 WITHOUT_DATA = {"assignment", "benchmark", "review"}
 
@@ -170,6 +174,28 @@ def check_plateau(printed: str, out: Path) -> None:
     assert (out / "figures" / "groups.svg").exists()
 
 
+def check_explore(printed: str, out: Path) -> None:
+    """One page of the right size, with a map whose corners are as they must be."""
+    path = out / "explore.html"
+    assert str(path) in printed
+    assert path.stat().st_size < 3e6
+    page = path.read_text(encoding="utf-8")
+    found = json.loads(re.findall(r"const MAP = (.*);\n", page)[0])
+    packed = (base64.b64decode(found[name]) for name in ("verdicts", "accuracy"))
+    verdicts, halves = (
+        np.frombuffer(gzip.decompress(part), np.uint8).reshape(8, 8) for part in packed
+    )
+    # Rows are learning rates, from the smallest; columns are init scales.
+    assert found["names"][verdicts[0, 0]] == "vanishing"
+    assert found["names"][verdicts[4, 7]] == "saturated"
+    assert found["names"][verdicts[5, 5]] == "learning"
+    assert halves[5, 5] > 2 * 50 > 2 * 20 > halves[0, 0]
+    lines = [line for line in found["lines"] if line["steps"] == 1e4]
+    assert lines
+    # Theory's line is above the networks that stay, and falls with the scale.
+    assert all(0 < share < 1 for line in lines for share in np.ravel(line["points"]))
+
+
 def check_remedies(printed: str, out: Path) -> None:
     """The cure is named, with its line; pictures, also of the depths."""
     for part in ("What makes it converge?", "Why?", "Which line to change?", "rate"):
@@ -214,6 +240,7 @@ CHECKS = {
     "review": check_review,
     "benchmark": check_benchmark,
     "convergence": check_convergence,
+    "explore": check_explore,
     "gradients": check_gradients,
     "plateau": check_plateau,
     "published": check_published,

@@ -35,8 +35,17 @@ def clouds(
     frequencies = np.bincount(labels, shares)
     if covariance is None:
         covariance = np.zeros((means.shape[1],) * 2)
+    each = np.repeat(
+        np.arange(len(labels)), np.round(1000 * np.asarray(shares)).astype(int)
+    )
     return plateau.Statistics(
-        frequencies, np.asarray(labels), np.asarray(shares), means, covariance, 1000
+        frequencies,
+        np.asarray(labels),
+        np.asarray(shares),
+        means,
+        covariance,
+        len(each),
+        each,
     )
 
 

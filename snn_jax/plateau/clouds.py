@@ -20,6 +20,7 @@ class Statistics(NamedTuple):
         means: the mean image of each cloud, (M, D).
         covariance: of images about the mean of their cloud, (D, D).
         num_examples: how many there are.
+        cloud: which one each image is in, (n,).
     """
 
     frequencies: np.ndarray
@@ -28,6 +29,7 @@ class Statistics(NamedTuple):
     means: np.ndarray
     covariance: np.ndarray
     num_examples: int
+    cloud: np.ndarray
 
 
 def statistics(x: Any, y: Any, *, halvings: int = 2) -> Statistics:
@@ -65,7 +67,8 @@ def statistics(x: Any, y: Any, *, halvings: int = 2) -> Statistics:
     # What is within a class is within its parts or between them.
     between = means - centres[parts // 2**halvings]
     covariance -= (shares * between.T) @ between
-    return Statistics(f, parts // 2**halvings, shares, means, covariance, len(x))
+    labels = parts // 2**halvings
+    return Statistics(f, labels, shares, means, covariance, len(x), cloud)
 
 
 def _means(x: np.ndarray, which: np.ndarray) -> np.ndarray:
