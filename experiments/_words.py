@@ -4,7 +4,8 @@ A template (``words/*.md.j2``, Jinja) is a text in blocks. A block begins with a
 ``## ...``, paragraphs are separated by empty lines, and what is said depends on the
 numbers it is given. Of a block for the page, the line is ``## name: Title``; a
 paragraph that begins with ``Figure:`` is the caption of the figure of that name, one
-that begins with ``Redraw:`` the line of Python that draws it again.
+that begins with ``Redraw:`` the line of Python that draws it again, one that begins
+with ``Choose:`` the line that says that parts of it can be chosen.
 """
 
 import re
@@ -18,7 +19,7 @@ import numpy as np
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from snn_jax.report import Section
+    from snn_jax.report import Detail, Section
 
 TEMPLATES = Path(__file__).parent / "words"
 
@@ -92,12 +93,13 @@ def sections(
     template: str,
     figures: "Mapping[str, Figure | None]",
     tables: Mapping[str, Sequence[Sequence[str]]],
+    details: "Mapping[str, Mapping[str, Detail]] | None" = None,
     **values: Any,
 ) -> "list[Section]":
-    """The sections of a page, with the figures and tables of their names.
+    """The sections of a page, with the figures, tables and details of their names.
 
-    The template sees both, and may leave out what is not there: ``{% if "map" in
-    figures %}``.
+    The template sees figures and tables, and may leave out what is not there: ``{% if
+    "map" in figures %}``.
     """
     from snn_jax.report import Section
 
@@ -105,7 +107,7 @@ def sections(
     there = {"figures": figures, "tables": tables}
     for head, paragraphs in _blocks(template, there | values):
         name, _, title = head.partition(": ")
-        special = {"Figure: ": "", "Redraw: ": ""}
+        special = {"Figure: ": "", "Redraw: ": "", "Choose: ": ""}
         text = []
         for paragraph in paragraphs:
             kind = next((kind for kind in special if paragraph.startswith(kind)), None)
@@ -122,6 +124,8 @@ def sections(
                 special["Figure: "],
                 special["Redraw: "],
                 tables.get(name, ()),
+                (details or {}).get(name, {}),
+                special["Choose: "],
             )
         )
     return found

@@ -347,6 +347,7 @@ def page(
     facts: dict[str, Any],
 ) -> "list[Section]":
     """The report's sections, in order."""
+    import _cells
     import _words
 
     from snn_jax import figures, meanfield, plateau, signals
@@ -372,6 +373,7 @@ def page(
         "convergence_page.md.j2",
         drawn,
         tables(result),
+        {"verdict_map": _cells.details(result)},
         **facts,
         out=settings.out,
         exact="gradient_rms_exact" in result,

@@ -330,8 +330,10 @@ def each_network(result: xr.Dataset, values: xr.DataArray) -> np.ndarray:
     return np.asarray(whole.transpose(*result.test_loss.dims, ...))
 
 
-def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArray:
-    """The verdict on every network of a sweep.
+def judged(
+    result: xr.Dataset, epoch: int | float | None = None
+) -> dict[tuple[int, ...], Verdict]:
+    """The verdict on every network of a sweep, with its evidence.
 
     Of a network whose layers are not known the evidence is ``gradient_rms``, by which
     one array of its parameters is reached so much less than another, and
@@ -343,14 +345,12 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
         epoch: the last epoch that the verdicts may know of; all of them by default.
 
     Returns:
-        An index into ``NAMES`` for every network, with the dimensions of ``test_loss``
-        and the names in the attribute ``flag_meanings`` as the CF conventions want.
+        By the network's place in ``test_loss``.
 
     Raises:
         ValueError: fewer than one epoch, or a loss that is 0 for a constant output.
     """
-    last = float(result.epoch[-1]) if epoch is None else epoch
-    seen = result.sel(epoch=slice(0, last))
+    seen = result.sel(epoch=slice(0, epoch))
     information = each_network(seen, seen.label_information)
     spread = each_network(seen, _spread(seen))
     saturation = each_network(seen, _saturation(seen))
@@ -359,15 +359,29 @@ def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArr
     of_training = seen.get("train_loss", unknown)
     training = each_network(seen, seen.label_entropy - of_training)
     forecasts = _forecasts(seen)
-    found = np.zeros(information.shape[:-1], np.int32)
-    for network in np.ndindex(found.shape):
-        curves = information[network], spread[network], saturation[network]
-        verdict = diagnose(
-            *curves,
+    return {
+        network: diagnose(
+            information[network],
+            spread[network],
+            saturation[network],
             label_entropy=float(entropy[network]),
             training=training[network],
             forecast=None if forecasts is None else Forecast(*forecasts[network]),
         )
+        for network in np.ndindex(information.shape[:-1])
+    }
+
+
+def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArray:
+    """The names of the verdicts of ``judged``, which takes and raises the same.
+
+    Returns:
+        An index into ``NAMES`` for every network, with the dimensions of ``test_loss``
+        and the names in the attribute ``flag_meanings`` as the CF conventions want.
+    """
+    last = float(result.epoch[-1]) if epoch is None else epoch
+    found = np.zeros(result.test_loss.shape, np.int32)
+    for network, verdict in judged(result, epoch).items():
         found[network] = NAMES.index(verdict.kind.name)
     attrs = {
         "long_name": f"verdict after {last:g} epochs",

@@ -209,8 +209,16 @@ VERDICT_COLORS = {
 }
 
 
+def cell_id(i: int, j: int) -> str:
+    """In the verdict map, of the i-th init scale and the j-th learning rate."""
+    return f"cell-{i}-{j}"
+
+
 def verdict_map(result: xr.Dataset) -> Figure:
-    """Init scale x learning rate, coloured by the commonest verdict of the seeds."""
+    """Init scale x learning rate, coloured by the commonest verdict of the seeds.
+
+    Every cell is a group of the SVG that has its ``cell_id``.
+    """
     names = result.verdict.attrs["flag_meanings"].split()
     names = [name.replace("_", " ") for name in names]
     num_seeds = result.sizes["seed"]
@@ -224,8 +232,10 @@ def verdict_map(result: xr.Dataset) -> Figure:
                 counts = np.bincount(cell, minlength=len(names))
                 name = names[int(counts.argmax())]
                 used[name] = VERDICT_COLORS[name]
+                color, gid = used[name], cell_id(i, j)
+                corner = (i - 0.5, j - 0.5)
                 axes.add_patch(
-                    Rectangle((i - 0.5, j - 0.5), 1, 1, color=used[name], linewidth=0)
+                    Rectangle(corner, 1, 1, color=color, linewidth=0, gid=gid)
                 )
                 dark = name in ("converged", "vanishing", "saturated", "diverged")
                 axes.annotate(
@@ -257,6 +267,8 @@ def verdict_map(result: xr.Dataset) -> Figure:
             loc="outside upper center",
             ncols=min(len(used), 4),
             frameon=False,
+            handlelength=1.2,
+            columnspacing=1.2,
         )
     return figure
 

@@ -1,14 +1,76 @@
-"""One self-contained page with the answer, the figures and the tables of a study."""
+"""One self-contained page with the answer, the figures and the tables of a study.
 
+A part of a figure can be chosen by a visitor: a ``Detail`` says what is shown then. It
+lies in the page as JSON and is drawn by ``report.js``; without scripts the figure is a
+picture like any other.
+"""
+
+import json
+import math
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jinja2
 from matplotlib.figure import Figure
 
 from snn_jax import figures, files
+
+# Of the numbers of a chart, which are for looking at.
+DIGITS = 4
+
+
+class Lines(NamedTuple):
+    """Lines of a chart that mean the same: a line a network, for example.
+
+    Attributes:
+        name: in the chart's legend.
+        kind: how they are drawn; "hollow" and "full" are lines with dots, "mark" is a
+            triangle at every point.
+        x: places, the same for all of them.
+        y: for each line a number a place; where one is NaN or infinite, the line has a
+            gap.
+    """
+
+    name: str
+    kind: Literal["line", "dashed", "hollow", "full", "mark"]
+    x: Sequence[float]
+    y: Sequence[Sequence[float]]
+
+
+class Chart(NamedTuple):
+    """Lines over two axes.
+
+    Attributes:
+        title: heading.
+        x_label: of the axis from left to right.
+        y_label: of the other.
+        lines: one on the other.
+        log: whether y is logarithmic; then only numbers above 0 are shown.
+        limits: ends of y; by default the smallest and the largest number.
+    """
+
+    title: str
+    x_label: str
+    y_label: str
+    lines: Sequence[Lines]
+    log: bool = False
+    limits: tuple[float, float] | None = None
+
+
+class Detail(NamedTuple):
+    """What is shown when a part of a figure is chosen, and what the part is called.
+
+    Attributes:
+        title: heading; for a screen reader it is the name of the part.
+        charts: next to each other where there is room.
+        table: rows of cells, the first being the head.
+    """
+
+    title: str
+    charts: Sequence[Chart] = ()
+    table: Sequence[Sequence[str]] = ()
 
 
 class Section(NamedTuple):
@@ -22,6 +84,10 @@ class Section(NamedTuple):
         caption: what to see in it, and of how many networks it is.
         redraw: a line of Python that draws it again.
         table: rows of cells, the first being the head.
+        details: what is shown when a part of the figure is chosen, by the part's id in
+            the SVG (matplotlib: ``artist.set_gid``); the first is chosen in the
+            beginning.
+        choose: a line that says that there is something to choose.
     """
 
     name: str
@@ -31,6 +97,8 @@ class Section(NamedTuple):
     caption: str = ""
     redraw: str = ""
     table: Sequence[Sequence[str]] = ()
+    details: Mapping[str, Detail] = {}
+    choose: str = ""
 
 
 def _inline(figure: Figure) -> str:
@@ -40,6 +108,62 @@ def _inline(figure: Figure) -> str:
     head, body = element.split(">", 1)
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     return f'{head} role="img">{body}'
+
+
+def _rounded(value: float) -> float | int | None:
+    """A number as JSON has it, None if it is not finite.
+
+    >>> [_rounded(value) for value in (2.302585, 3.0, 1.23456e-9, float("nan"))]
+    [2.303, 3, 1.235e-09, None]
+    """
+    if not math.isfinite(value):
+        return None
+    short = float(f"{value:.{DIGITS}g}")
+    return int(short) if short.is_integer() and abs(short) < 1e6 else short
+
+
+def _drawable(chart: Chart) -> dict[str, Any]:
+    """A chart in plain numbers, of which a logarithm shows only those above 0."""
+    lowest = 0.0 if chart.log else -math.inf
+    lines = [
+        group._asdict()
+        | {
+            "x": [_rounded(float(x)) for x in group.x],
+            "y": [
+                [_rounded(float(y)) if y > lowest else None for y in line]
+                for line in group.y
+            ],
+        }
+        for group in chart.lines
+    ]
+    limits = [_rounded(float(end)) for end in chart.limits] if chart.limits else None
+    return chart._asdict() | {"lines": lines, "limits": limits}
+
+
+def _as_json(details: Mapping[str, Detail]) -> str:
+    r"""Details by id, as JSON that can stand in a <script>, whatever its texts are.
+
+    >>> _as_json({"a": Detail("</script>")})
+    '[["a",{"title":"\\u003c/script>","charts":[],"table":[]}]]'
+    """
+    plain = [
+        (name, detail._asdict() | {"charts": [_drawable(c) for c in detail.charts]})
+        for name, detail in details.items()
+    ]
+    text = json.dumps(plain, allow_nan=False, separators=(",", ":"))
+    return text.replace("<", "\\u003c")  # in JSON there is none but in a string
+
+
+def _check_ids(sections: Sequence[Section], pictures: Sequence[str]) -> None:
+    """Raises ValueError unless all that can be chosen is there, and nowhere else."""
+    everywhere = " ".join(pictures)
+    for section, picture in zip(sections, pictures, strict=True):
+        for name in section.details:
+            id_ = f' id="{name}"'
+            if not picture.count(id_) == everywhere.count(id_) == 1:
+                raise ValueError(
+                    f"details: expected {name} in {section.name}, once in all figures"
+                )
 
 
 def render(
@@ -60,6 +184,7 @@ def render(
 
     Raises:
         jinja2.UndefinedError: the template names something that is not given.
+        ValueError: details of what is not in the figure, or there twice.
 
     >>> page = render("Why?", "", {"Is it?": ["No & never."]}, [], {})
     >>> "<p>No &amp; never.</p>" in page, "http" in page
@@ -73,14 +198,18 @@ def render(
     drawn = [
         section._asdict()
         | {"figure": _inline(section.figure) if section.figure else None}
+        | {"details": _as_json(section.details) if section.details else None}
         for section in sections
     ]
+    _check_ids(sections, [section["figure"] or "" for section in drawn])
+    script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
     page = environment.get_template("report.html.j2").render(
         title=title,
         subtitle=subtitle,
         answer=answer,
         sections=drawn,
         made_with=made_with,
+        script=script,
     )
     # Of a path whose bytes are no text in this locale.
     return page.encode("utf-8", "backslashreplace").decode()
@@ -109,6 +238,7 @@ def write(
 
     Raises:
         OSError: with the path and the reason.
+        ValueError: as from ``render``.
     """
     for section in sections:
         if section.figure is not None:

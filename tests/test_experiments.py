@@ -127,6 +127,10 @@ def check_convergence(printed: str, out: Path) -> None:
     assert {"gradient_per_layer.svg", "loss_curves.svg", "depth_map.svg"} < figures
     page = (out / "report.html").read_text(encoding="utf-8")
     assert page.count("<figure ") == len(figures)
+    # Each cell of the verdict map is a part of the picture, and has details.
+    for name in ("cell-0-0", "cell-1-0"):
+        assert f'<g id="{name}">' in page
+        assert f'["{name}",{{"title":"init scale ' in page
     assert len((out / "networks.csv").read_text().splitlines()) == 1 + 4
 
 

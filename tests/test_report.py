@@ -8,15 +8,18 @@ import subprocess
 import warnings
 from html.parser import HTMLParser
 from pathlib import Path
+from typing import Any
 
 import _answer
+import _cells
 import _words
 import numpy as np
 import pytest
 import xarray as xr
+from matplotlib.figure import Figure
 
 from snn_jax import diagnosis, figures, hindsight, report, results
-from snn_jax.report import Section
+from snn_jax.report import Chart, Detail, Lines, Section
 
 CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCALES, RATES, SEEDS, EPOCHS, LAYERS = [0.01, 1.0, 30.0], [0.1, 0.3], 2, 8, 5
@@ -279,32 +282,244 @@ document.body.append(frame);
 </script>"""
 
 
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-@pytest.mark.parametrize("width", [390, 1280])
-def test_in_a_browser(page: str, width: int, tmp_path: Path) -> None:
-    """All figures visible, no console error, nothing wider than the window."""
-    file = tmp_path / "frame.html"
-    quoted = json.dumps(page).replace("</", "<\\/")
-    file.write_text(
-        FRAME.replace("WIDTH", str(width)).replace("PAGE", quoted), encoding="utf-8"
-    )
-    browser = subprocess.run(
+def in_browser(file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
+    """Opens a page; gives what has become of it, and the browser's messages."""
+    return subprocess.run(
         [
             str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu",
             "--no-first-run", "--disable-background-networking",
-            "--enable-logging=stderr", f"--user-data-dir={tmp_path / 'profile'}",
+            "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}",
             "--window-size=1400,1000", "--dump-dom", file.as_uri(),
         ],
         capture_output=True,
         text=True,
         check=True,
     )  # fmt: skip
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+@pytest.mark.parametrize("width", [390, 1280])
+@pytest.mark.parametrize("choose", [False, True])
+def test_in_a_browser(
+    page: str, result: xr.Dataset, width: int, choose: bool, tmp_path: Path
+) -> None:
+    """All figures visible, no console error, nothing wider than the window."""
+    page = choosable(result) if choose else page
+    file = tmp_path / "frame.html"
+    quoted = json.dumps(page).replace("</", "<\\/")
+    file.write_text(
+        FRAME.replace("WIDTH", str(width)).replace("PAGE", quoted), encoding="utf-8"
+    )
+    browser = in_browser(file, tmp_path)
     title = re.search(r"<title>(\d+) (\d+) (\d+)</title>", browser.stdout)
     assert title, browser.stdout[:500]
     inner, scroll, shown = map(int, title.groups())
     assert inner == width
     assert scroll <= width
-    assert shown == 5
+    assert shown == (1 if choose else 5)
+    assert "CONSOLE" not in browser.stderr
+
+
+def choosable(result: xr.Dataset) -> str:
+    """A page with the verdict map, of which a cell can be chosen."""
+    figure, details = figures.verdict_map(result), _cells.details(result)
+    one = Section("map", "The map", (), figure, details=details, choose="Choose!")
+    return report.render("Why?", "", {}, [one], {})
+
+
+def stored(page: str) -> dict[str, Any]:
+    """The details that lie in a page, by id."""
+    (text,) = re.findall(r'<script type="application/json">(.*?)</script>', page)
+
+    def refuse(name: str) -> None:
+        raise AssertionError(f"JSON has no {name}")
+
+    found: list[tuple[str, Any]] = json.loads(text, parse_constant=refuse)
+    return dict(found)
+
+
+def as_array(y: list[list[float | None]]) -> np.ndarray:
+    return np.array(y, float)  # None becomes NaN
+
+
+def test_a_cell_shows_its_own_networks(result: xr.Dataset) -> None:
+    """Curves, gradients and evidence in the page are those of the result."""
+    predicted = 10 + result.test_loss  # epochs, another for every network
+    known = result.assign(
+        leaves_predicted=predicted,
+        leaves_earliest=0.9 * predicted,
+        leaves_latest=1.1 * predicted,
+    )
+    known["verdict"] = diagnosis.verdicts(known)
+    page = choosable(known)
+    cells = stored(page)
+    assert len(cells) == 3 * 2
+    for i, scale in enumerate(SCALES):
+        for j, rate in enumerate(RATES):
+            cell = known.sel(scale=scale, learning_rate=rate)
+            assert page.count(f'<g id="cell-{i}-{j}">') == 1
+            shown = cells[f"cell-{i}-{j}"]
+            loss, gradient = shown["charts"]
+            plateau, curves, marks = loss["lines"]
+            assert plateau["y"] == [[2.303, 2.303]]
+            assert curves["x"] == list(range(EPOCHS + 1))
+            np.testing.assert_allclose(curves["y"], cell.valid_loss, rtol=6e-4)
+            np.testing.assert_allclose(marks["x"], cell.leaves_predicted, rtol=6e-4)
+            assert gradient["log"]
+            for lines, epoch in zip(gradient["lines"], (0, EPOCHS), strict=True):
+                there = cell.gradient_rms.sel(epoch=epoch)
+                np.testing.assert_allclose(lines["y"], there, rtol=6e-4)
+            names = [diagnosis.NAMES[n] for n in cell.verdict.values]
+            commonest = max(names, key=names.count)
+            assert shown["title"] == (
+                f"init scale {scale:g}, learning rate {rate:g}: {commonest}, "
+                f"{names.count(commonest)} of 2 networks"
+            )
+            assert sum(int(row[0]) for row in shown["table"][1:]) == 2
+            said = [row[1].split(":")[0] for row in shown["table"][1:]]
+            assert set(said) == set(names)
+            for information in cell.label_information.isel(epoch=-1).values:
+                assert f"information {information:.3f} of 2.303" in str(shown["table"])
+
+
+def test_equal_evidence_is_said_once(result: xr.Dataset) -> None:
+    """The verdicts that most networks have stand first."""
+    judged = diagnosis.judged(result)
+    stuck, learns = judged[0, 0, 0], judged[1, 0, 0]
+    rows = _cells.evidence([learns, stuck, stuck])
+    assert rows[1:] == [["2", str(stuck)], ["1", str(learns)]]
+
+
+def test_of_very_many_networks_the_first_are_shown(
+    result: xr.Dataset, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """All are counted, and the page says of whom it shows curves."""
+    monkeypatch.setattr(_cells, "NUM_SHOWN", 6)
+    (first, *_) = _cells.details(result).values()
+    assert first.title.endswith(" of 2 networks")
+    curves = first.charts[0].lines[1]
+    assert (curves.name, len(curves.y)) == ("each of the first 1 networks", 1)
+    assert sum(int(row[0]) for row in first.table[1:]) == 1
+
+
+def test_details_of_diverged_networks(result: xr.Dataset) -> None:
+    """What is not finite, or 0 where an axis is logarithmic, is a gap."""
+    lost = result.copy(deep=True)
+    at = {"scale": 1.0, "learning_rate": 0.3}
+    lost.valid_loss.loc[at | {"seed": 0, "epoch": [3, 4]}] = [np.inf, np.nan]
+    lost.label_information.loc[at | {"seed": 0}] = np.nan
+    lost.gradient_rms.loc[at | {"seed": 1, "layer": 2}] = 0.0
+    everything = {"scale": 30.0, "learning_rate": 0.1}
+    for name in ("valid_loss", "label_information", "gradient_rms"):
+        lost[name].loc[everything] = np.nan
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", RuntimeWarning)
+        lost["verdict"] = diagnosis.verdicts(lost)
+        cells = stored(choosable(lost))
+    loss, gradient = cells["cell-1-1"]["charts"]
+    gaps = np.isnan(as_array(loss["lines"][1]["y"]))
+    assert np.argwhere(gaps).tolist() == [[0, 3], [0, 4]]
+    gaps = np.isnan(as_array(gradient["lines"][0]["y"]))
+    assert np.argwhere(gaps).tolist() == [[1, 1]]
+    empty = cells["cell-2-0"]
+    assert empty["title"].endswith("diverged, 2 of 2 networks")
+    assert np.isnan(as_array(empty["charts"][0]["lines"][1]["y"])).all()
+
+
+def test_the_details_of_the_full_study_are_small(result: xr.Dataset) -> None:
+    """44 cells of 16 networks and 20 epochs, no two numbers alike: below 300 kB."""
+    places = {"scale": 11, "learning_rate": 4, "seed": 16, "epoch": 21, "layer": 6}
+    full = result.isel(
+        {name: np.arange(n) % result.sizes[name] for name, n in places.items()}
+    ).assign_coords({name: np.arange(n) for name, n in places.items()})
+    rng = np.random.default_rng(0)
+    for name in ("valid_loss", "label_information", "gradient_rms"):
+        full[name] = full[name] * rng.uniform(0.5, 1, full[name].shape)
+    full["verdict"] = diagnosis.verdicts(full)
+    bare = Section("map", "The map", (), figures.verdict_map(full))
+    more = len(choosable(full)) - len(report.render("Why?", "", {}, [bare], {}))
+    assert 150_000 < more < 300_000
+
+
+def picture(*names: str) -> Figure:
+    """A figure with parts of these ids."""
+    figure = Figure(figsize=(4, 3))
+    lines = figure.subplots().plot(np.eye(len(names)))
+    for line, name in zip(lines, names, strict=True):
+        line.set_gid(name)
+    return figure
+
+
+HOSTILE = "</script><script>alert('\u2028\udcff')</script><!--<script>&amp;\"\\"
+
+
+def test_no_text_breaks_out_of_the_script() -> None:
+    lines = Lines(HOSTILE, "line", [0, 1], [[0.0, np.nan]])
+    detail = Detail(
+        HOSTILE, [Chart(HOSTILE, HOSTILE, HOSTILE, [lines])], [[HOSTILE], [HOSTILE]]
+    )
+    section = Section("p", "P", (), picture("a"), details={"a": detail}, choose=HOSTILE)
+    page = report.render("Why?", "", {}, [section], {})
+    assert page.count("<script") == page.count("</script>") == 2
+    assert "<!--" not in page.partition("</figure>")[2]
+    loads = Loads()
+    loads.feed(page)
+    assert loads.found == ["script", "script"]
+    shown = stored(page)["a"]
+    texts = shown["title"], shown["table"][1][0], shown["charts"][0]["lines"][0]["name"]
+    assert texts == (HOSTILE,) * 3
+
+
+def test_details_need_their_part_of_the_figure() -> None:
+    """An id that is not there, or there twice, is no click that does nothing."""
+    detail = Detail("A part")
+    here = Section("here", "Here", (), picture("a", "b"), details={"a": detail})
+    report.render("Why?", "", {}, [here], {})
+    for other in (
+        Section("none", "None", (), picture("c"), details={"d": detail}),
+        Section("twice", "Twice", (), picture("a")),
+        Section("elsewhere", "Elsewhere", details={"b": detail}),
+    ):
+        with pytest.raises(ValueError, match=r"details: expected [abd] in"):
+            report.render("Why?", "", {}, [here, other], {})
+
+
+def test_a_page_without_details_has_no_script(page: str) -> None:
+    assert "<script" not in page
+    assert "choosable" not in page
+    assert 'class="detail"' not in page
+
+
+# Walks to the cell on the right with the keys, chooses it, and says what is shown.
+VISITOR = """<script>
+const key = (part, key) => part.dispatchEvent(new KeyboardEvent('keydown', {key}));
+const cells = () => [...document.querySelectorAll('figure [role=button]')];
+const first = document.querySelector('.detail h3').textContent;
+key(cells().find(cell => cell.tabIndex === 0), 'ArrowRight');
+key(document.activeElement, 'Enter');
+document.title = JSON.stringify([first,
+  cells().filter(cell => cell.ariaPressed === 'true').map(cell => cell.ariaLabel),
+  document.querySelector('.detail h3').textContent,
+  document.querySelectorAll('.detail svg[role=img]').length,
+  document.querySelectorAll('.detail svg svg path.line').length,
+  document.querySelectorAll('.detail tbody tr').length]);
+</script>"""
+
+
+@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
+def test_choosing_in_a_browser(result: xr.Dataset, tmp_path: Path) -> None:
+    """The first cell is chosen, then the one that the keys lead to."""
+    page = choosable(result)
+    file = tmp_path / "page.html"
+    file.write_text(page.replace("</body>", f"{VISITOR}</body>"), encoding="utf-8")
+    browser = in_browser(file, tmp_path)
+    title = re.search(r"<title>(\[.*\])</title>", browser.stdout)
+    assert title, browser.stdout[:500]
+    first, pressed, shown, *counts = json.loads(title[1])
+    cells = stored(page)
+    assert first == cells["cell-0-0"]["title"]
+    assert pressed == [shown] == [cells["cell-1-0"]["title"]]
+    assert counts == [2, SEEDS, len(cells["cell-1-0"]["table"]) - 1]
     assert "CONSOLE" not in browser.stderr
 
 
