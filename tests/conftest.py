@@ -8,6 +8,8 @@ import atexit
 import os
 import shutil
 import tempfile
+from collections.abc import Callable, Iterator
+from typing import Any
 
 # What one worker or script has compiled, no other compiles again: a private folder,
 # which is gone at the end.
@@ -58,3 +60,49 @@ def small(dataset: Dataset) -> Dataset:
 def rng() -> np.random.Generator:
     """For inputs that may be anything."""
     return np.random.default_rng(20260101)
+
+
+@pytest.fixture(scope="session")
+def browser() -> Iterator[Any]:
+    """A real one, without a window.
+
+    Tests that want it are skipped where there is none, unless SNN_JAX_BROWSER is set.
+    """
+    chromium = shutil.which("chromium") or shutil.which("google-chrome")
+    if "SNN_JAX_BROWSER" not in os.environ:
+        pytest.importorskip("playwright.sync_api")
+        if chromium is None:
+            pytest.skip("needs Chromium")
+    from playwright.sync_api import sync_playwright
+
+    with sync_playwright() as play:
+        opened = play.chromium.launch(executable_path=chromium)
+        yield opened
+        opened.close()
+
+
+@pytest.fixture
+def open_page(browser: Any) -> Iterator[Callable[..., Any]]:
+    """Opens an address at a width, as Playwright's page.
+
+    At the end nothing has been said to the console or loaded from elsewhere.
+    """
+    said: list[str] = []
+
+    def loaded(request: Any) -> None:
+        if not request.url.startswith(("file:", "blob:", "data:")):
+            said.append(request.url)
+
+    def opened(address: str, width: int = 1280, **options: Any) -> Any:
+        size = {"width": width, "height": 800}
+        page = browser.new_context(viewport=size, **options).new_page()
+        page.on("console", lambda message: said.append(message.text))
+        page.on("pageerror", lambda error: said.append(str(error)))
+        page.on("request", loaded)
+        page.goto(address)
+        return page
+
+    yield opened
+    for context in browser.contexts:
+        context.close()
+    assert not said

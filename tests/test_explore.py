@@ -5,8 +5,7 @@ import gzip
 import json
 import os
 import re
-import shutil
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,9 +21,6 @@ from snn_jax.datasets import Dataset
 from snn_jax.forecast import Forecast
 from snn_jax.networks import MLP
 
-CHROMIUM = shutil.which("chromium") or shutil.which("google-chrome")
-# Set where a browser has been installed: then these tests must not be skipped.
-REQUIRED = "SNN_JAX_BROWSER" in os.environ
 SIDE = 8
 # A map that says where it is: every place has a verdict and an accuracy of its own.
 MAP: dict[str, Any] = {
@@ -50,21 +46,6 @@ def digits(dataset: Dataset) -> Iterator[Dataset]:
 
 
 @pytest.fixture(scope="module")
-def browser() -> Iterator[Any]:
-    """A real one, without a window."""
-    if not REQUIRED:
-        pytest.importorskip("playwright.sync_api")
-        if CHROMIUM is None:
-            pytest.skip("no Chromium here")
-    from playwright.sync_api import sync_playwright
-
-    with sync_playwright() as play:
-        opened = play.chromium.launch(executable_path=CHROMIUM)
-        yield opened
-        opened.close()
-
-
-@pytest.fixture(scope="module")
 def address(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
     """Of the page."""
     path: Path = tmp_path_factory.mktemp("explore") / "explore.html"
@@ -73,34 +54,13 @@ def address(digits: Dataset, tmp_path_factory: pytest.TempPathFactory) -> str:
 
 
 @pytest.fixture
-def said() -> list[str]:
-    """What a page says where nobody looks, or loads from elsewhere: nothing."""
-    return []
-
-
-@pytest.fixture
 def page(
-    request: pytest.FixtureRequest, browser: Any, address: str, said: list[str]
-) -> Iterator[Any]:
-    """The page, opened at a width, 1280 by default, its first frame drawn."""
-    width = getattr(request, "param", 1280)
-    context = browser.new_context(viewport={"width": width, "height": 800})
-    opened = context.new_page()
-    opened.on("console", lambda message: said.append(message.text))
-    opened.on("pageerror", lambda error: said.append(str(error)))
-    opened.on(
-        "request",
-        lambda request: (
-            said.append(request.url)
-            if not request.url.startswith(("file:", "blob:", "data:"))
-            else None
-        ),
-    )
-    opened.goto(address)
+    request: pytest.FixtureRequest, open_page: Callable[..., Any], address: str
+) -> Any:
+    """The page at a width, 1280 by default, its first frame drawn."""
+    opened = open_page(address, getattr(request, "param", 1280))
     opened.wait_for_selector("#ladder svg")
-    yield opened
-    context.close()
-    assert not said
+    return opened
 
 
 def in_worker(page: Any, code: str, argument: Any = None) -> Any:
@@ -461,12 +421,10 @@ def test_leaves_the_plateau_when_predicted(page: Any) -> None:
 
 
 def test_motion_and_darkness_are_as_the_reader_wants(
-    browser: Any, address: str
+    open_page: Callable[..., Any], address: str
 ) -> None:
     """Nothing moves by itself where motion is not wanted; dark where dark is."""
-    context = browser.new_context(color_scheme="dark", reduced_motion="reduce")
-    page = context.new_page()
-    page.goto(address)
+    page = open_page(address, color_scheme="dark", reduced_motion="reduce")
     page.wait_for_selector("#ladder svg")
     page.wait_for_timeout(300)
     assert page.evaluate("[latest.step, latest.running]") == [0, False]
@@ -474,7 +432,6 @@ def test_motion_and_darkness_are_as_the_reader_wants(
     assert page.evaluate(background) == "rgb(22, 22, 24)"
     page.click("#run")
     page.wait_for_function("latest.step > 20")
-    context.close()
 
 
 @pytest.mark.full
@@ -504,13 +461,13 @@ def test_memory_does_not_grow(page: Any) -> None:
 
 @pytest.mark.full
 def test_nine_of_ten_seeds_leave_when_predicted(
-    browser: Any, tmp_path: Path, dataset: Dataset
+    open_page: Callable[..., Any], tmp_path: Path, dataset: Dataset
 ) -> None:
     """At init scale 0.1 and rate 1, on the page as it is written."""
     path = tmp_path / "explore.html"
     data = explore.shown_digits(dataset)
     path.write_text(explore.render(data, None, "MNIST"), encoding="utf-8")
-    page = browser.new_page()
+    page = open_page(path.as_uri())
     right = 0
     for seed in range(10):
         page.goto(f"{path.as_uri()}#scale=0.1&rate=1&seed={seed}")

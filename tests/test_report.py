@@ -3,9 +3,8 @@
 import itertools
 import json
 import re
-import shutil
-import subprocess
 import warnings
+from collections.abc import Callable
 from html.parser import HTMLParser
 from pathlib import Path
 from typing import Any
@@ -21,7 +20,6 @@ from matplotlib.figure import Figure
 from snn_jax import diagnosis, figures, hindsight, report, results
 from snn_jax.report import Chart, Detail, Lines, Section
 
-CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
 SCALES, RATES, SEEDS, EPOCHS, LAYERS = [0.01, 1.0, 30.0], [0.1, 0.3], 2, 8, 5
 
 
@@ -264,60 +262,28 @@ def test_numbers_and_table_for_other_tools(result: xr.Dataset, tmp_path: Path) -
     table.to_csv(tmp_path / "networks.csv", index=False)
 
 
-# A window of Chromium is at least 500 pixels wide, a frame in it as narrow as wanted.
-FRAME = """<!DOCTYPE html><title>waiting</title><body><script>
-const frame = document.createElement('iframe');
-frame.style.cssText = 'width: WIDTHpx; height: 900px; border: 0';
-frame.srcdoc = PAGE;
-frame.onload = () => {
-  const page = frame.contentDocument;
-  const shown = [...page.querySelectorAll('figure svg')].filter(element => {
-    const box = element.getBoundingClientRect();
-    return box.width > 200 && box.height > 80;
-  });
-  document.title = [frame.contentWindow.innerWidth,
-    page.documentElement.scrollWidth, shown.length].join(' ');
-};
-document.body.append(frame);
-</script>"""
+SHOWN = """() => [...document.querySelectorAll('figure svg')].filter((element) => {
+  const box = element.getBoundingClientRect();
+  return box.width > 200 && box.height > 80;
+}).length"""
 
 
-def in_browser(file: Path, folder: Path) -> subprocess.CompletedProcess[str]:
-    """Opens a page; gives what has become of it, and the browser's messages."""
-    return subprocess.run(
-        [
-            str(CHROMIUM), "--headless", "--no-sandbox", "--disable-gpu",
-            "--no-first-run", "--disable-background-networking",
-            "--enable-logging=stderr", f"--user-data-dir={folder / 'profile'}",
-            "--window-size=1400,1000", "--dump-dom", file.as_uri(),
-        ],
-        capture_output=True,
-        text=True,
-        check=True,
-    )  # fmt: skip
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize("width", [390, 1280])
 @pytest.mark.parametrize("choose", [False, True])
 def test_in_a_browser(
-    page: str, result: xr.Dataset, width: int, choose: bool, tmp_path: Path
+    page: str,
+    result: xr.Dataset,
+    width: int,
+    choose: bool,
+    tmp_path: Path,
+    open_page: Callable[..., Any],
 ) -> None:
-    """All figures visible, no console error, nothing wider than the window."""
-    page = choosable(result) if choose else page
-    file = tmp_path / "frame.html"
-    quoted = json.dumps(page).replace("</", "<\\/")
-    file.write_text(
-        FRAME.replace("WIDTH", str(width)).replace("PAGE", quoted), encoding="utf-8"
-    )
-    browser = in_browser(file, tmp_path)
-    title = re.search(r"<title>(\d+) (\d+) (\d+)</title>", browser.stdout)
-    assert title, browser.stdout[:500]
-    inner, scroll, shown = map(int, title.groups())
-    assert inner == width
-    assert scroll <= width
-    assert shown == (1 if choose else 5)
-    assert "CONSOLE" not in browser.stderr
+    """All figures visible, nothing wider than the window."""
+    file = tmp_path / "page.html"
+    file.write_text(choosable(result) if choose else page, encoding="utf-8")
+    opened = open_page(file.as_uri(), width)
+    assert opened.evaluate("document.documentElement.scrollWidth") <= width
+    assert opened.evaluate(SHOWN) == (1 if choose else 5)
 
 
 def choosable(result: xr.Dataset) -> str:
@@ -491,36 +457,30 @@ def test_a_page_without_details_has_no_script(page: str) -> None:
 
 
 # Walks to the cell on the right with the keys, chooses it, and says what is shown.
-VISITOR = """<script>
-const key = (part, key) => part.dispatchEvent(new KeyboardEvent('keydown', {key}));
-const cells = () => [...document.querySelectorAll('figure [role=button]')];
-const first = document.querySelector('.detail h3').textContent;
-key(cells().find(cell => cell.tabIndex === 0), 'ArrowRight');
-key(document.activeElement, 'Enter');
-document.title = JSON.stringify([first,
-  cells().filter(cell => cell.ariaPressed === 'true').map(cell => cell.ariaLabel),
-  document.querySelector('.detail h3').textContent,
-  document.querySelectorAll('.detail svg[role=img]').length,
-  document.querySelectorAll('.detail svg svg path.line').length,
-  document.querySelectorAll('.detail tbody tr').length]);
-</script>"""
-
-
-@pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
-def test_choosing_in_a_browser(result: xr.Dataset, tmp_path: Path) -> None:
+def test_choosing_in_a_browser(
+    result: xr.Dataset, tmp_path: Path, open_page: Callable[..., Any]
+) -> None:
     """The first cell is chosen, then the one that the keys lead to."""
     page = choosable(result)
-    file = tmp_path / "page.html"
-    file.write_text(page.replace("</body>", f"{VISITOR}</body>"), encoding="utf-8")
-    browser = in_browser(file, tmp_path)
-    title = re.search(r"<title>(\[.*\])</title>", browser.stdout)
-    assert title, browser.stdout[:500]
-    first, pressed, shown, *counts = json.loads(title[1])
     cells = stored(page)
-    assert first == cells["cell-0-0"]["title"]
-    assert pressed == [shown] == [cells["cell-1-0"]["title"]]
-    assert counts == [2, SEEDS, len(cells["cell-1-0"]["table"]) - 1]
-    assert "CONSOLE" not in browser.stderr
+    file = tmp_path / "page.html"
+    file.write_text(page, encoding="utf-8")
+    opened = open_page(file.as_uri())
+    chosen = opened.locator("figure [role=button][aria-pressed=true]")
+    assert opened.text_content(".detail h3") == cells["cell-0-0"]["title"]
+    chosen.focus()
+    opened.keyboard.press("ArrowRight")
+    opened.keyboard.press("Enter")
+    title = cells["cell-1-0"]["title"]
+    assert chosen.get_attribute("aria-label") == title
+    assert opened.text_content(".detail h3") == title
+    counts = {
+        ".detail svg[role=img]": 2,
+        ".detail svg svg path.line": SEEDS,
+        ".detail tbody tr": len(cells["cell-1-0"]["table"]) - 1,
+    }
+    for part, count in counts.items():
+        assert opened.locator(part).count() == count, part
 
 
 def test_a_hundred_layers_have_room() -> None:

@@ -23,6 +23,7 @@ function path(points, style) {
 
 // Numbers as one says them: 12,345; 2.3 million; 0.012; 3.1e-9.
 function said(x) {
+  if (!Number.isFinite(x)) return "no number";
   const size = Math.abs(x);
   if (size >= 1e6) return `${Number((x / 1e6).toPrecision(3))} million`;
   if (size >= 1000) return Math.round(x).toLocaleString("en");
@@ -81,7 +82,7 @@ const clipped = (x, low, high) => Math.min(Math.max(x, low), high);
 
 // Eleven decades, from 1e-11 to 1, as a share of a width.
 const DECADES = 11;
-const inDecades = (x) => clipped(1 + Math.log10(Math.max(x, 1e-300)) / DECADES, 0, 1);
+const inDecades = (x) => x > 0 ? clipped(1 + Math.log10(x) / DECADES, 0, 1) : 0;
 
 // Bars over eleven decades, a row each: { words, bars: [{ value, style }], mark }. Several
 // bars of a row stand side by side, each in a part of its own with its own scale.
