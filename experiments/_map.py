@@ -26,7 +26,8 @@ from snn_jax.recipe import Recipe
 from snn_jax.sweep import Sweep
 
 ENDS = {"scale": (0.01, 10.0), "learning_rate": (0.01, 10.0)}
-NETWORK, NUM_EPOCHS, BATCH_SIZE, SEED = networks.DEEP, 6, 32, 0
+# Small batches: so many images are more steps.
+NETWORK, NUM_EPOCHS, BATCH_SIZE, SEED = networks.DEEP, 2, 8, 0
 # Images on which layers are measured.
 NUM_MEASURED = 64
 # Leaving times change smoothly over the map: theory is asked at no more places along a

@@ -31,7 +31,7 @@ ASSETS = Path(__file__).parent / "explorable"
 ENGINE = ("random", "network", "plateau", "meanfield", "measure", "verdict", "worker")
 SEEN = ("charts", "views", "page")
 # Digits in the page, the first of each set.
-NUM_TRAINING, NUM_TEST = 5000, 1000
+NUM_TRAINING, NUM_TEST = 3000, 500
 
 
 @dataclass(frozen=True)

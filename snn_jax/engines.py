@@ -1,9 +1,10 @@
 """How networks are trained: which engine and whose gradient, chosen and said.
 
 The engine "plain" is ``training.run_epoch`` under ``jax.vmap`` and serves all; "fast"
-is ``fast.run_epoch``, the same numbers up to rounding, for plain SGD on plain networks
-with narrow layers. Fast it is on a CPU; a GPU multiplies stacks of small matrices well,
-and there "plain" is up to five times as fast. What was chosen stands in the result.
+is ``fast``, the same numbers up to rounding, for plain networks with narrow layers and
+nearly all optimizers. Fast it is on a CPU; a GPU multiplies stacks of small matrices
+well, and there "plain" is up to five times as fast. What was chosen stands in the
+result.
 """
 
 import math
@@ -40,12 +41,14 @@ class Method(NamedTuple):
         gradient: whose it is, in words.
         value_and_grad: the gradient of the plain engine.
         in_numpy: whether it is called back.
+        sgd: whether the fast engine may take several steps of plain SGD at once.
     """
 
     engine: str
     gradient: str
     value_and_grad: ValueAndGrad
     in_numpy: bool
+    sgd: bool = False
 
 
 def is_sgd(
@@ -101,20 +104,27 @@ def sgd_rate(optimizer: Any, point: Mapping[str, Any], params: Params) -> Array:
     return rate.reshape(())
 
 
+def _served(optimizer: Any, point: Mapping[str, Any], params: Params) -> bool:
+    """Whether the fast engine serves an optimizer that is not plain SGD."""
+    try:
+        return fast.serves(transformation(optimizer, point), params)
+    except ValueError:  # said in a line where it is used
+        return False
+
+
 def _obstacles(
     recipe: Recipe, traced: Mapping[str, Any], static: Mapping[str, Any], params: Params
 ) -> list[str]:
     """Why the fast engine does not serve, in words; nothing if it does."""
+    fits = fast.fits(recipe.network)
     found = {
         "a gradient of one's own": recipe.value_and_grad is not None,
         "a loss other than losses.nll": recipe.loss is not losses.nll,
-        f"layers wider than {fast.MAX_FAN_IN} units or not plain": not fast.fits(
-            recipe.network
-        ),
+        f"layers wider than {fast.MAX_FAN_IN} units or not plain": not fits,
         "batches of each network's own": recipe.own_batches,
-        "another optimizer than plain SGD": not is_sgd(
-            recipe.optimizer, traced, static, params
-        ),
+        "an optimizer that wants more than gradients": fits
+        and not is_sgd(recipe.optimizer, traced, static, params)
+        and not _served(recipe.optimizer, dict(static) | dict(traced), params),
     }
     return [words for words, true in found.items() if true]
 
@@ -157,7 +167,8 @@ def choose(
     faster = on_cpu and count > FEW and not obstacles
     if engine == "fast" or (engine == "auto" and faster):
         by_hand = fast.value_and_grad(network)
-        return Method("fast", "by hand", by_hand, in_numpy=False)
+        sgd = is_sgd(recipe.optimizer, traced, static, params)
+        return Method("fast", "by hand", by_hand, in_numpy=False, sgd=sgd)
     if own is None:
         if recipe.loss is losses.nll and fast.fits(network):
             by_hand = fast.value_and_grad(network)

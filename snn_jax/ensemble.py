@@ -16,6 +16,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
@@ -96,22 +97,28 @@ def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Co
         )
         return after, changed(loss, state.params, after.params)
 
+    def rate_of(point: Points, params: Params) -> Array:
+        return sgd_rate(recipe.optimizer, dict(static) | point, params)
+
+    def rule_of(point: Points) -> optax.GradientTransformation:
+        return transformation(recipe.optimizer, dict(static) | point)
+
     def all_fast(
         states: State, _: Array, points: Points, when: When, train: Split, left: Any
     ) -> tuple[State, dict[str, Array]]:
-        def rate(point: Points, params: Params) -> Array:
-            return sgd_rate(recipe.optimizer, dict(static) | point, params)
-
-        after, loss = fast.run_epoch(
-            states.params,
-            jax.vmap(rate)(points, states.params),
-            order_of(*when, train.y, None),
-            train,
-            left,
-            network=recipe.network,
-        )
-        happened = jax.vmap(changed)(loss, states.params, after)
-        return states._replace(params=after), happened
+        order = order_of(*when, train.y, None)
+        if method.sgd:
+            rates = jax.vmap(rate_of)(points, states.params)
+            params, loss = fast.run_epoch(
+                states.params, rates, order, train, left, network=recipe.network
+            )
+            after = states._replace(params=params)
+        else:
+            params, rule_states, loss = fast.run_epoch_with(
+                rule_of, points, *states, order, train, network=recipe.network
+            )
+            after = State(params, rule_states)
+        return after, jax.vmap(changed)(loss, states.params, after.params)
 
     mapped = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))
     function = all_fast if method.engine == "fast" else mapped
@@ -288,7 +295,7 @@ class Ensemble:
     def _placed(self) -> dict[str, Any]:
         """The data on the devices."""
         train, left = self.data.train, None
-        if self.method.engine == "fast":
+        if self.method.sgd:  # other rules may move weights that have no gradient
             train, left = fast.without_blank_pixels(train)
         together = {
             "train": train,
@@ -377,7 +384,7 @@ class Ensemble:
         run = _run_epoch(mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(1), jnp.int32(0))
         train, left = self.data.train, None
-        if self.method.engine == "fast":
+        if self.method.sgd:  # other rules may move weights that have no gradient
             train, left = fast.without_blank_pixels(train)
         evaluate = _evaluate(mesh, self._core, self.method)
         reference = self.data.train.x[: training.NUM_REFERENCE]

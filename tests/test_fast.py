@@ -4,6 +4,7 @@ In float64 the two agree to 13 digits, for every batch size, with blocks of step
 remainders of all kinds; the plain code is itself held against NumPy elsewhere.
 """
 
+from collections.abc import Callable
 from dataclasses import replace
 from functools import partial
 
@@ -16,6 +17,7 @@ import pytest
 from snn_jax import fast, gradients, losses, networks, training
 from snn_jax.activations import relu, tanh
 from snn_jax.datasets import Dataset, Split
+from snn_jax.fast import layers
 from snn_jax.initializers import lecun
 from snn_jax.networks import MLP, Params
 
@@ -89,6 +91,86 @@ def test_an_epoch_is_the_plain_epoch(
     )
 
 
+def chained(rate: jax.Array) -> optax.GradientTransformation:
+    """Norms over all layers, other rules for other layers, a schedule, weight decay."""
+    rules = {
+        "first": optax.adamw(rate, weight_decay=0.01),
+        "rest": optax.sgd(rate, 0.9),
+    }
+    labels = {f"W{layer}": "rest" for layer in range(2, 7)} | {"W1": "first"}
+    return optax.chain(
+        optax.clip_by_global_norm(0.5),
+        optax.multi_transform(rules, labels),
+        optax.scale_by_schedule(optax.linear_schedule(1.0, 0.5, 20)),
+    )
+
+
+RULES: dict[str, tuple[str, Callable[..., optax.GradientTransformation]]] = {
+    "nesterov": ("biases", partial(optax.sgd, momentum=0.9, nesterov=True)),
+    "adam": ("deep", partial(optax.adam, eps=1e-5)),
+    "chain": ("deep", chained),
+}
+
+
+@pytest.mark.parametrize("rule", RULES)
+def test_an_epoch_with_any_rule_is_the_plain_epoch(rule: str, small: Dataset) -> None:
+    """Two epochs, so that the state of the rule is handed on."""
+    name, make = RULES[rule]
+    net = NETS[name]
+    assert fast.serves(make(0.01), net.init(jax.random.key(0)))
+    with jax.enable_x64(True):
+        train = Split(small.train.x[:100].astype(float), small.train.y[:100])
+        many = jax.tree.map(lambda leaf: leaf.astype(float), some_networks(net))
+        rates = jnp.array([0.001, 0.002, 0.003])
+        orders = [
+            training.batch_order(jax.random.key(epoch), 100, 7) for epoch in (2, 3)
+        ]
+
+        def alone(params: Params, rate: jax.Array) -> tuple[training.State, jax.Array]:
+            state, losses = training.start(params, make(rate)), []
+            for order in orders:
+                state, loss = training.run_epoch(
+                    state,
+                    order,
+                    train,
+                    value_and_grad=gradients.by_autodiff(net),
+                    optimizer=make(rate),
+                )
+                losses.append(loss)
+            return state, jnp.stack(losses)
+
+        @jax.jit
+        def together(params: Params) -> tuple[training.State, jax.Array]:
+            states, losses = jax.vmap(lambda p, r: make(r).init(p))(params, rates), []
+            for order in orders:
+                params, states, loss = fast.run_epoch_with(
+                    make, rates, params, states, order, train, network=net
+                )
+                losses.append(loss)
+            return training.State(params, states), jnp.stack(losses, axis=1)
+
+        expected, found = jax.jit(jax.vmap(alone))(many, rates), together(many)
+    jax.tree.map(
+        lambda a, b: np.testing.assert_allclose(a, b, rtol=1e-8, atol=1e-12),
+        found,
+        expected,
+    )
+
+
+def test_rules_that_are_not_served() -> None:
+    """Those that want the loss, or that do not treat rows as they treat columns."""
+    params = networks.SHALLOW.init(jax.random.key(0))
+
+    def by_row(updates: Params, _: Params | None) -> Params:
+        return jax.tree.map(lambda g: g / (1 + abs(g).max(-1, keepdims=True)), updates)
+
+    assert not fast.serves(optax.polyak_sgd(0.1), params)
+    assert not fast.serves(optax.lbfgs(0.1), params)
+    assert not fast.serves(optax.stateless(by_row), params)
+    for rule in (optax.adam(0.1), optax.lars(0.1), optax.rmsprop(0.1, momentum=0.5)):
+        assert fast.serves(rule, params)
+
+
 @pytest.mark.parametrize("name", NETS)
 def test_an_evaluation_is_the_plain_evaluation(name: str, small: Dataset) -> None:
     """320 images are two slabs and a half."""
@@ -136,7 +218,7 @@ def test_probabilities_at_extreme_logits() -> None:
     logits = jnp.array([[1000.0, 0.0, -1000.0], [-90.0, 90.0, 0.0]])[..., None]
     y = jnp.array([2, 1])
     on = jax.nn.one_hot(y, 3)[..., None]
-    loss, p = fast._loss_and_p(logits, on)
+    loss, p = layers.loss_and_p(logits, on)
     np.testing.assert_allclose(loss[..., 0], losses.nll(logits[..., 0], y))
     np.testing.assert_allclose(p[..., 0], jax.nn.softmax(logits[..., 0]), atol=1e-38)
 

@@ -35,7 +35,15 @@ MAY_IMPORT: dict[str, set[str]] = {
     "recipe": {"gradients", "losses", "networks"},
     "training": {"datasets", "gradients", "losses", "networks", "recipe"},
     "signals": {"activations", "backprop", "gradients", "losses", "networks"},
-    "fast": {"activations", "datasets", "gradients", "networks", "training"},
+    "fast.layers": {"activations", "networks"},
+    "fast.sgd": {"datasets", "fast.layers", "networks"},
+    "fast.rules": {"datasets", "fast.layers", "networks"},
+    "fast.evaluation": {"datasets", "fast.layers", "networks", "training"},
+    "fast.alone": {"activations", "fast.layers", "gradients", "networks"},
+    "fast": {
+        *("datasets", "fast.alone", "fast.evaluation", "fast.layers", "fast.rules"),
+        *("fast.sgd", "networks"),
+    },
     "engines": {"datasets", "fast", "gradients", "losses", "networks", "recipe"},
     "devices": set(),
     "ensemble": {

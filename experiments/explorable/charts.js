@@ -74,6 +74,9 @@ function lineChart(element, { xMax, yMax, yStep, yWords, lines, levels, moment }
   for (const { points, style } of lines) {
     const there = points.filter(([x, y]) => x <= xMax && Number.isFinite(y));
     if (there.length) parts.push(path(there.map(([x, y]) => [X(x), Y(y)]), style));
+    if (there.length && there[0][1] > yMax) {
+      parts.push(text(left + 4, top + 10, "↑ begins above", { class: "note" }));
+    }
   }
   element.innerHTML = tag("svg", { width, height, "aria-hidden": "true" }, parts.join(""));
 }

@@ -12,6 +12,7 @@ const SETTINGS = { // in the order of the address
   },
   seed: { low: 0, high: 2 ** 32 - 1, whole: true, value: 0 },
 };
+const NAMES = { scale: "Init scale", rate: "Learning rate", seed: "Seed" };
 // The scale that goes with an initializer; for normal that of the assignment.
 const USUAL_SCALE = { normal: 0.1, lecun: 1, glorot: 1, orthogonal: 1, centred_orthogonal: 4 };
 
@@ -19,8 +20,8 @@ const USUAL_SCALE = { normal: 0.1, lecun: 1, glorot: 1, orthogonal: 1, centred_o
 function parsed(name, words) {
   const { low, high, whole, choices } = SETTINGS[name];
   if (choices) return choices.find((choice) => String(choice) === words);
-  if (!/^\d{1,10}(\.\d{1,10})?(e-?\d{1,2})?$/i.test(words)) return undefined;
-  const number = Number(words);
+  if (!/^(\d{1,10}([.,]\d{0,20})?|[.,]\d{1,20})(e-?\d{1,2})?$/i.test(words)) return undefined;
+  const number = Number(words.replace(",", "."));
   return number >= low && number <= high && (!whole || Number.isInteger(number))
     ? number : undefined;
 }
@@ -35,21 +36,26 @@ function fromAddress(address) {
 const toAddress = (settings) => `#${new URLSearchParams(settings)}`;
 
 let settings = fromAddress(location.hash);
-let digits = null, latest = null, digit = 0, wanted = false, drawn = true;
+let digits = null, latest = null, before = null, drawn = true;
+let wanted = true; // whether to train
+let chosen = 0, pointed = null; // digits: the one chosen, and the one under the pointer
 const still = matchMedia("(prefers-reduced-motion: reduce)");
 const engine = new Blob([byId("engine").textContent], { type: "text/javascript" });
 const worker = new Worker(URL.createObjectURL(engine));
 const order = (what, more = {}) => worker.postMessage({ do: what, ...more });
 
-worker.onerror = () => {
-  setText("trouble", "Something went wrong; please reload the page. It needs a browser of "
-    + "2023 or newer.");
-};
+const trouble = (what) => setText("trouble", `Something went wrong (${what}). Please reload the `
+  + "page; it needs a browser of 2023 or newer.");
+worker.onerror = ({ message }) => trouble(message);
 worker.onmessage = ({ data }) => {
-  if (data.kind === "loaded") {
+  if (data.kind === "trouble") {
+    trouble(data.said);
+  } else if (data.kind === "loaded") {
     digits = data;
     makeDigits();
-    restart(!still.matches);
+    wanted = !still.matches;
+    for (const button of document.querySelectorAll(".buttons button")) button.disabled = false;
+    restart();
   } else {
     latest = data;
     if (drawn) later();
@@ -66,9 +72,10 @@ function later() {
 function draw() {
   drawn = true;
   if (!latest || !digits) return;
+  const digit = pointed ?? chosen;
   drawVerdict(latest, digits);
-  drawLoss(latest, digits);
-  drawAccuracy(latest, digits);
+  drawLoss(latest, digits, before);
+  drawAccuracy(latest, digits, before);
   drawGradient(latest);
   drawStripes(latest, digit);
   drawLadder(latest, digit);
@@ -80,7 +87,7 @@ function drawCounter({ step, stepsPerEpoch, speed, running, ended }) {
   const pace = running && speed > 0 ? ` · ${said(speed)} steps a second` : "";
   setText("counter", `step ${said(step)} · epoch ${said(step / stepsPerEpoch)}${pace}`);
   setText("run", running ? "Pause" : "Run");
-  byId("run").disabled = byId("step").disabled = ended;
+  for (const id of ["run", "step", "epoch"]) byId(id).disabled = ended;
 }
 
 // In words, for those who cannot see the pictures; now and then.
@@ -88,6 +95,7 @@ let described = 0;
 function describe({ looks, step, gradient, watched, running }) {
   if (running && performance.now() - described < 2000) return;
   described = performance.now();
+  const digit = pointed ?? chosen;
   const end = looks.loss.length - 1, label = (id, words) =>
     byId(id).setAttribute("aria-label", words);
   label("loss", `Loss against steps: ${said(looks.loss[end])} nats on test digits at step `
@@ -100,20 +108,28 @@ function describe({ looks, step, gradient, watched, running }) {
     + `${watched.error.map((error) => said(error[digit])).join(", ")}.`);
 }
 
-// Begins anew with the settings as they are.
-function restart(go) {
-  wanted = go;
-  if (digits) order("start", { settings, go });
+// Begins anew with the settings as they are; what was there stays in grey.
+function restart() {
+  if (latest && latest.step > 0) before = latest.looks;
+  if (digits) order("start", { settings, go: wanted });
   showSettings();
 }
 
 let waiting = 0;
-function change(changes) {
+function change(changes, add = history.replaceState) {
   settings = { ...settings, ...changes };
-  history.replaceState(null, "", toAddress(settings));
+  add.call(history, null, "", toAddress(settings));
+  setText("refused", "");
   showSettings();
   clearTimeout(waiting); // while a slider is drawn
-  waiting = setTimeout(() => restart(wanted), 120);
+  waiting = setTimeout(restart, 120);
+}
+
+function refuse(name) {
+  const { low, high, whole } = SETTINGS[name];
+  setText("refused", `${NAMES[name]}: expected a ${whole ? "whole " : ""}number from ${low} `
+    + `to ${high}.`);
+  showSettings(); // as it was
 }
 
 const nearest = (x) => Number(x.toPrecision(2));
@@ -148,22 +164,43 @@ function makeDigits() {
     button.setAttribute("aria-label", `digit ${i}`);
     drawDigit(canvas, pixels);
     button.append(canvas);
-    for (const event of ["pointerenter", "focus", "click"]) {
-      button.addEventListener(event, () => chooseDigit(i));
-    }
+    button.addEventListener("pointerenter", () => pointAt(i));
+    button.addEventListener("pointerleave", () => pointAt(null));
+    button.addEventListener("click", () => chooseDigit(i));
     return button;
   });
   byId("digits").replaceChildren(...buttons);
+  byId("digits").addEventListener("keydown", (event) => {
+    const by = { ArrowLeft: -1, ArrowRight: 1 }[event.key];
+    if (!by) return;
+    chooseDigit((chosen + by + buttons.length) % buttons.length);
+    buttons[chosen].focus();
+    event.preventDefault();
+  });
   chooseDigit(0);
 }
 
-function chooseDigit(i) {
-  digit = i;
-  [...byId("digits").children].forEach((button, k) =>
-    button.setAttribute("aria-pressed", k === i));
+function pointAt(i) {
+  pointed = i;
   described = 0;
   if (latest && drawn) later();
 }
+
+// One of them can be reached by the tab key, the others from there.
+function chooseDigit(i) {
+  chosen = i;
+  [...byId("digits").children].forEach((button, k) => {
+    button.setAttribute("aria-pressed", k === i);
+    button.tabIndex = k === i ? 0 : -1;
+  });
+  pointAt(null);
+}
+
+const column = ({ offsetX, target }) =>
+  clipped(Math.floor((offsetX - 54) / (target.clientWidth - 54) * 10), 0, 9);
+byId("stripes").addEventListener("pointermove", (event) => pointAt(column(event)));
+byId("stripes").addEventListener("pointerleave", () => pointAt(null));
+byId("stripes").addEventListener("click", (event) => chooseDigit(column(event)));
 
 // Controls.
 for (const name of ["scale", "rate"]) {
@@ -173,7 +210,7 @@ for (const name of ["scale", "rate"]) {
 for (const name of Object.keys(SETTINGS)) {
   byId(name).addEventListener(name === "depth" ? "input" : "change", ({ target }) => {
     const value = parsed(name, target.value.trim());
-    if (value === undefined) showSettings(); // as it was
+    if (value === undefined) refuse(name);
     else if (name !== "initializer") change({ [name]: value });
     else change({ initializer: value, scale: USUAL_SCALE[value] });
   });
@@ -182,18 +219,24 @@ byId("run").addEventListener("click", () => {
   wanted = !(latest && latest.running);
   order(wanted ? "run" : "pause");
 });
-byId("step").addEventListener("click", () => {
-  wanted = false;
-  order("step");
-});
+for (const id of ["step", "epoch"]) {
+  byId(id).addEventListener("click", () => {
+    wanted = false;
+    order(id);
+  });
+}
 byId("reset").addEventListener("click", () => {
   const fresh = byId("fresh").checked;
   if (fresh) change({ seed: crypto.getRandomValues(new Uint32Array(1))[0] });
-  else restart(wanted);
+  else restart();
 });
 addEventListener("hashchange", () => {
   settings = fromAddress(location.hash);
-  restart(true);
+  restart();
+});
+// The address stays as it is where a setting is chosen again.
+byId("named").addEventListener("click", ({ target }) => {
+  if (target.hash === location.hash) restart();
 });
 document.addEventListener("visibilitychange", () => {
   if (latest && wanted) order(document.hidden ? "pause" : "run");
@@ -247,7 +290,7 @@ async function drawMap() {
   byId("map-legend").innerHTML = names.map((name, i) => [counts[i], name])
     .filter(([count]) => count).sort(([a], [b]) => b - a)
     .map(([count, name]) => `<li><i style="background:${DIAGNOSIS.kinds[name].color}"></i>`
-      + `${escaped(name)} <span>${said(100 * count / side ** 2)} %</span></li>`).join("");
+      + `${escaped(name)} <span>${shareOf(count, side ** 2)}</span></li>`).join("");
   byId("map-lines").innerHTML = MAP.lines.map(({ points }) =>
     path(points.map(([x, y]) => [100 * x, 100 * (1 - y)]), "contour")).join("");
   const labels = MAP.lines.map(({ steps, points }) => {
@@ -258,10 +301,14 @@ async function drawMap() {
   placeCross();
 }
 
-// Only for networks of the map's kind.
+// In per cent, or counted where that says more.
+const shareOf = (count, all) => count < all / 100
+  ? `${count} network${count === 1 ? "" : "s"}` : `${Math.round(100 * count / all)} %`;
+
+// Only for networks of the map's kind, whatever their batches and seed.
 function placeCross() {
-  const { depth, batch, activation, initializer } = settings, of = MAP.settings;
-  const there = depth === of.depth && batch === of.batch && activation === "sigmoid"
+  const { depth, activation, initializer } = settings;
+  const there = depth === MAP.settings.depth && activation === "sigmoid"
     && initializer === "normal";
   const [x, y] = [mapAt("scale", settings.scale), mapAt("learning_rate", settings.rate)];
   const cross = byId("map-cross");
@@ -286,8 +333,8 @@ const placeValues = ([column, row]) => [
 // A place of the map sets the controls to the very network that stands there.
 function chooseOnMap(at) {
   const [scale, rate] = placeValues(at);
-  wanted = true;
-  change({ scale, rate, activation: "sigmoid", initializer: "normal", ...MAP.settings });
+  const network = { activation: "sigmoid", initializer: "normal", ...MAP.settings };
+  change({ scale, rate, ...network }, history.pushState);
 }
 
 if (MAP) {
@@ -308,12 +355,13 @@ if (MAP) {
     look(under(event));
     chooseOnMap(place);
   });
+  area.addEventListener("pointerleave", () => look(here()));
   area.addEventListener("focus", () => look(here()));
   const moves = { ArrowLeft: [-1, 0], ArrowRight: [1, 0], ArrowUp: [0, 1], ArrowDown: [0, -1] };
   area.addEventListener("keydown", (event) => {
-    const by = Math.max(1, Math.round(MAP.side / 32)), move = moves[event.key];
+    const by = event.shiftKey ? Math.round(MAP.side / 8) : 1, move = moves[event.key];
     if (move) {
-      look((place ?? here()).map((n, i) => clipped(n + by * move[i], 0, most)));
+      look(here().map((n, i) => clipped(n + by * move[i], 0, most)));
       chooseOnMap(place);
     }
     if (move || event.key === "Enter" || event.key === " ") event.preventDefault();

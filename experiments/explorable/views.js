@@ -11,28 +11,37 @@ function lastStep({ step, leaves }) {
   return Math.max(1000, step * 1.02, wanted);
 }
 
-function drawLoss(report, digits) {
+function drawLoss(report, digits, before) {
   const { trace, looks, leaves } = report;
   const batches = trace.values.map((y, i) => [(i + 1) * trace.every, y]);
-  const tested = looks.loss.map((y, i) => [i * looks.every, y]);
+  const [early, late] = calibrated(report) ? [PLATEAU.EARLY, PLATEAU.LATE] : [1, 1];
   const moment = leaves < Infinity && {
-    x: leaves, from: PLATEAU.EARLY * leaves, to: PLATEAU.LATE * leaves, words: "predicted",
+    x: leaves, from: early * leaves, to: late * leaves, words: "predicted",
   };
   const xMax = lastStep(report);
   lineChart(byId("loss"), {
     xMax, yMax: 3, yStep: 0.5, yWords: (y) => y.toFixed(1), moment,
     levels: [{ y: digits.plateau, words: `plateau, H0 = ${digits.plateau.toFixed(2)}` }],
-    lines: [{ points: batches, style: "batches" }, { points: tested, style: "tested" }],
+    lines: [{ points: before ? curve(before, "loss") : [], style: "before" },
+      { points: batches, style: "batches" }, { points: curve(looks, "loss"), style: "tested" }],
   });
 }
 
-function drawAccuracy(report, digits) {
+// Of what is known after looks, against steps.
+const curve = (looks, name) => looks[name].map((y, i) => [i * looks.every, y]);
+
+// The interval is known for networks that begin as those it was fitted to.
+const calibrated = ({ settings }) => settings.initializer === "normal" && settings.scale <= 0.3;
+
+function drawAccuracy(report, digits, before) {
   const { looks } = report;
   lineChart(byId("accuracy"), {
     xMax: lastStep(report), yMax: 100, yStep: 20, yWords: (y) => `${y} %`,
     levels: [{ y: 100 * digits.commonest, words: "always the same digit" }],
-    lines: [{ points: looks.accuracy.map((y, i) => [i * looks.every, 100 * y]),
-      style: "tested" }],
+    lines: [before, looks].flatMap((seen, i) => seen ? [{
+      points: curve(seen, "accuracy").map(([x, y]) => [x, 100 * y]),
+      style: i ? "tested" : "before",
+    }] : []),
   });
 }
 
@@ -56,7 +65,8 @@ function drawLadder({ watched }, digit) {
       { value: watched.error[i][digit], style: "error" }],
   })).reverse();
   decadeChart(byId("ladder"), {
-    rows, rowHeight: rowsFor(last), heads: ["its ink, going up ↑", "its error, coming down ↓"],
+    rows, rowHeight: rowsFor(last),
+    heads: [`${digit}: its ink, going up ↑`, "its error, coming down ↓"],
   });
 }
 
@@ -115,22 +125,23 @@ function drawDigit(canvas, pixels) {
 }
 
 // What a verdict was made of, in words.
-function evidence({ verdict, leaves, left, step, stepsPerEpoch, looks }, digits) {
+function evidence({ verdict, leaves, looks, settings }, digits) {
   const nats = (x) => `${x.toFixed(3)} nats`, parts = [];
   if (!verdict) return "An epoch has to pass before there is a verdict.";
   if (verdict.name !== "diverged" && Number.isFinite(verdict.information)) {
-    parts.push(`It knows ${nats(Math.max(verdict.information, 0))} of the `
-      + `${digits.entropy.toFixed(3)} that there are to know of a digit`);
+    parts.push(`Its loss is ${nats(Math.max(verdict.information, 0))} below the plateau, of `
+      + `the ${digits.entropy.toFixed(3)} that there are to gain`);
   }
   if (["converged", "learning", "slow"].includes(verdict.name)) {
     parts.push(`at its present pace it would ${verdict.gain < 0 ? "lose" : "gain"} `
       + `${nats(Math.abs(verdict.gain))} in as many steps again`);
   }
   if (["overfitting", "getting worse"].includes(verdict.name)) {
-    parts.push(`it knew ${nats(verdict.best)} at its best`);
+    parts.push(`at its best it was ${nats(verdict.best)} below`);
   }
   if (verdict.name === "saturated") {
-    parts.push(`${Math.round(100 * verdict.saturation)} % of its units are saturated`);
+    const how = settings.activation === "relu" ? "off" : "saturated: stuck at an end";
+    parts.push(`on average ${Math.round(100 * verdict.saturation)} % of its units are ${how}`);
   }
   if (["vanishing", "too early to tell"].includes(verdict.name) && Number.isNaN(leaves)) {
     const every = looks.every, [a, b] = DIAGNOSIS.EXTRAPOLATED;
@@ -146,18 +157,27 @@ function evidence({ verdict, leaves, left, step, stepsPerEpoch, looks }, digits)
 
 // What theory says of leaving the plateau, beside what has happened.
 function forecastWords({ leaves, left, settings }) {
-  if (Number.isFinite(left)) {
-    const beside = leaves < Infinity ? `; predicted: step ${said(leaves)}` : "";
-    return `Left the plateau at step ${said(left)}${beside}.`;
+  if (Number.isFinite(left) && leaves < Infinity) {
+    return `Left the plateau at step ${said(left)}; predicted was step ${said(leaves)}.`;
   }
+  if (Number.isFinite(left)) return `Better than any constant answer since step ${said(left)}.`;
   if (leaves < Infinity) {
+    const [early, late] = [PLATEAU.EARLY, PLATEAU.LATE].map((share) => said(share * leaves));
     return `Theory, from the initial weights: leaves the plateau at step ${said(leaves)} `
-      + `(four in five: ${said(PLATEAU.EARLY * leaves)} to ${said(PLATEAU.LATE * leaves)}).`;
+      + (calibrated({ settings }) ? `(four in five of its kind: ${early} to ${late}).`
+        : "(roughly: it begins far from where theory is at its best).");
   }
   if (leaves === Infinity) return "Theory: leaves the plateau at no step in sight.";
   return settings.activation === "sigmoid" && settings.depth > 1
-    ? "Theory of the plateau: silent, since this network does not begin on one."
-    : "Theory of the plateau: for two or more layers of sigmoid units alone.";
+    ? "Theory of the plateau gives no time for this network."
+    : "Theory of the plateau is for two or more layers of sigmoid units.";
+}
+
+// What to do about it. One that loses what it had is not helped by what speeds it up.
+function adviceWords({ verdict, settings }) {
+  if (verdict.name === "slow" && verdict.gain < 0) return "to wait: it has just lost something";
+  return verdict.name === "saturated" && settings.activation === "relu"
+    ? "a smaller learning rate or init scale, so that units stay on" : verdict.advice;
 }
 
 function drawVerdict(report, digits) {
@@ -166,13 +186,11 @@ function drawVerdict(report, digits) {
   byId("verdict-name").style.setProperty("--verdict", verdict ? verdict.color : "var(--soft)");
   setText("verdict-claim", verdict ? `The network ${verdict.claim}.` : "");
   setText("verdict-horizon", verdict
-    ? `It says so for ${timesAsMany(verdict.horizon)} steps as it has seen.` : "");
+    ? `Expected up to step ${said(verdict.horizon * report.step)}.` : "");
   setText("verdict-evidence", evidence(report, digits));
-  setText("verdict-advice", verdict ? `What to try: ${verdict.advice}.` : "");
+  setText("verdict-advice", verdict ? `What to try: ${adviceWords(report)}.` : "");
   setText("forecast", forecastWords(report));
 }
-
-const timesAsMany = (n) => `${["", "", "twice", "three times", "four times"][n]} as many`;
 
 // Screen readers hear of a change, not of every frame.
 function setText(id, words) {

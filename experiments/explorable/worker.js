@@ -217,14 +217,20 @@ const orders = {
   },
   run: () => go(true),
   pause: () => go(false),
-  step: () => {
-    running = false;
-    if (!run.ended) oneStep();
-    report();
-  },
+  // To the next step, or to the end of the epoch.
+  step: () => advance((step) => step),
+  epoch: () => advance((step) => Math.ceil(step / run.stepsPerEpoch) * run.stepsPerEpoch),
 };
+
+function advance(end) {
+  running = false;
+  for (const to = end(run.step + 1); run.step < to && !run.ended;) oneStep();
+  report();
+}
+
 // In turn: what is asked for while the digits are being unpacked waits for them.
 let ready = Promise.resolve();
 onmessage = ({ data }) => {
-  ready = ready.then(() => orders[data.do](data));
+  const obey = () => (run || ["load", "start"].includes(data.do)) && orders[data.do](data);
+  ready = ready.then(obey).catch((error) => postMessage({ kind: "trouble", said: `${error}` }));
 };
