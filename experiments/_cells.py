@@ -26,7 +26,11 @@ def details(result: xr.Dataset) -> dict[str, Detail]:
     num_scales, num_rates, num_seeds = result.verdict.shape
     num_shown = min(num_seeds, max(1, NUM_SHOWN // (num_scales * num_rates)))
     shown = result.isel(seed=slice(num_shown))
-    which = "" if num_shown == num_seeds else f" of the first {num_shown} networks"
+    which = (
+        ""
+        if num_shown == num_seeds
+        else f" of the first {counted(num_shown, 'network')}"
+    )
     judged = diagnosis.judged(shown)
     found = {}
     for i, scale in enumerate(result.scale.values):

@@ -1,7 +1,7 @@
 """The map of the explorable page: a verdict for every init scale and learning rate.
 
 All networks have one seed, so that neighbours differ in the two numbers alone, and each
-is the very network that the page trains when its place is chosen.
+is the network that the page trains, in double precision, when its place is chosen.
 """
 
 import base64
@@ -29,7 +29,7 @@ ENDS = {"scale": (0.01, 10.0), "learning_rate": (0.01, 10.0)}
 # Small batches: so many images are more steps.
 NETWORK, NUM_EPOCHS, BATCH_SIZE, SEED = networks.DEEP, 2, 8, 0
 # Images on which layers are measured.
-NUM_MEASURED = 64
+NUM_MEASURED = 128
 # Leaving times change smoothly over the map: theory is asked at no more places along a
 # side than these, and looks so many steps ahead.
 NUM_FORECASTS, FORESEEN = 32, 1e8
@@ -40,8 +40,9 @@ CONTOURS = (1e3, 1e4, 1e5, 1e6)
 def axis(name: str, count: int) -> np.ndarray:
     """Numbers evenly along a logarithmic axis, each in the middle of its part."""
     low, high = ENDS[name]
-    values: np.ndarray = low * (high / low) ** ((np.arange(count) + 0.5) / count)
-    return values
+    values = low * (high / low) ** ((np.arange(count) + 0.5) / count)
+    # Four digits, as the page's controls will show them.
+    return np.array([float(f"{value:.4g}") for value in values])
 
 
 def sweep_of(data: Dataset, side: int) -> Sweep:

@@ -15,7 +15,16 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from snn_jax import activations, backprop, diagnosis, initializers, meanfield, plateau
+from snn_jax import (
+    activations,
+    backprop,
+    diagnosis,
+    figures,
+    initializers,
+    meanfield,
+    plateau,
+    signals,
+)
 from snn_jax import training as train
 from snn_jax.datasets import Dataset
 from snn_jax.forecast import Forecast
@@ -25,7 +34,9 @@ SIDE = 8
 # A map that says where it is: every place has a verdict and an accuracy of its own.
 MAP: dict[str, Any] = {
     "side": SIDE,
-    "verdicts": base64.b64encode(gzip.compress(bytes(range(SIDE)) * SIDE)).decode(),
+    "verdicts": base64.b64encode(
+        gzip.compress(bytes((row + i) % 9 for row in range(SIDE) for i in range(SIDE)))
+    ).decode(),
     "accuracy": base64.b64encode(gzip.compress(bytes(range(SIDE**2)))).decode(),
     "names": list(diagnosis.NAMES),
     "ends": {"scale": (0.01, 10.0), "learning_rate": (0.01, 10.0)},
@@ -143,8 +154,80 @@ def test_trains_as_the_package_does(page: Any, digits: Dataset, case: Any) -> No
         # It has learned, so that all layers have moved.
         assert losses[-50:].mean() < 0.9 * losses[:50].mean()
         np.testing.assert_allclose(found["losses"], losses, rtol=0, atol=1e-9)
+        inputs, z = network.forward(params, x)
+        least = signals.SATURATED_DERIVATIVE * activations.steepest(f)
+        measured = {
+            "spread": [a.var(axis=1).mean() ** 0.5 for a in inputs[1:]],
+            "saturation": [(activations.slope(f, s) < least).mean() for s in z[:-1]],
+            "gradient": signals.gradient_rms(network, params, x, y),
+        }
+        for name, values in measured.items():
+            seen = found["measured"][name]
+            np.testing.assert_allclose(
+                seen, np.asarray(values), rtol=1e-6, err_msg=name
+            )
         for name, last in zip(drawn, found["last"], strict=True):
             np.testing.assert_allclose(np.ravel(params[name]), last, rtol=0, atol=1e-9)
+
+
+def test_draws_as_the_package_does(page: Any) -> None:
+    """Orders of many digits, and weights of every kind, at the ends of the seeds."""
+    for n, epoch in ((5000, 1), (3000, 7)):
+        found = in_worker(
+            page,
+            "([n, epoch]) => Array.from(permutation(batchesKey(epoch), n))",
+            [n, epoch],
+        )
+        key = train.batches_key(jax.random.key(0), epoch)
+        np.testing.assert_array_equal(found, train.batch_order(key, n, n)[0])
+    for name in ("normal", "lecun", "glorot", "orthogonal", "centred_orthogonal"):
+        draw = getattr(initializers, name)
+        network = MLP((784, 10, 10), biases=False, initializer=draw)
+        for seed in (0, 2**32 - 1):
+            found = in_worker(
+                page,
+                """(settings) => initialWeights(settings).map((W, l) =>
+                  Array.from(l ? W : transpose(W, 784, 10)))""",
+                {
+                    **{"sizes": [784, 10, 10], "initializer": name},
+                    **{"scale": 2, "seed": seed},
+                },
+            )
+            key = train.weights_key(jax.random.key(0), np.uint32(seed))
+            drawn = network.init(key, scale=2.0)
+            for W, leaf in zip(found, drawn.values(), strict=True):
+                np.testing.assert_allclose(W, np.ravel(leaf), rtol=0, atol=5e-6)
+
+
+def test_pictures_show_the_numbers(page: Any) -> None:
+    """Heights of curves and lengths of bars, of the assignment's network."""
+    page.click("#run")
+    page.wait_for_function("!latest.running")
+    page.click("#reset")
+    page.wait_for_function("latest.step === 0")
+    page.click("#epoch")
+    page.wait_for_function("latest.looks.loss.length === 2 && drawn")
+    first = """(view) => document.querySelector(`#${view} .tested`)
+      .getAttribute('d').slice(1).split(/[ L]/)[1]"""
+    for view, shown, most in (
+        ("loss", "latest.looks.loss[0]", 3),
+        ("accuracy", "100 * latest.looks.accuracy[0]", 100),
+    ):
+        expected = 210 - 34 - (210 - 14 - 34) * page.evaluate(shown) / most
+        found = float(page.evaluate(first, view))
+        assert found == pytest.approx(expected, abs=0.1)
+    bars = """([style]) => {
+      const widths = Array.from(document.querySelectorAll(`#ladder .${style}`),
+        (bar) => Number(bar.getAttribute('width'))).reverse();
+      return [widths, latest.watched[style].map((layer) => layer[0])];
+    }"""
+    for style, sign in (("ink", -1), ("error", 1)):
+        widths, values = page.evaluate(bars, [style])
+        # A decade is as long everywhere, and 1e-11 has no length.
+        slope = np.asarray(widths) / (np.log10(values) + 11)
+        np.testing.assert_allclose(slope, slope[0], rtol=0.01)
+        # Signals shrink on the way up, errors on the way down.
+        assert (sign * np.diff(widths) > 0).all()
 
 
 def test_foresees_what_the_package_foresees(page: Any, digits: Dataset) -> None:
@@ -152,7 +235,7 @@ def test_foresees_what_the_package_foresees(page: Any, digits: Dataset) -> None:
     clouds = plateau.statistics(*digits.train)
     for depth, scale, rate, batch in (
         *((5, 0.1, 1.0, 32), (4, 0.03, 0.3, 8), (8, 0.3, 1.0, 128)),
-        *((5, 1.0, 0.3, 32), (1, 0.1, 0.3, 32), (3, 0.1, 30.0, 1)),
+        *((5, 10.0, 0.3, 32), (1, 0.1, 0.3, 32), (3, 0.1, 30.0, 1)),
     ):
         found = in_worker(
             page,
@@ -361,17 +444,23 @@ def test_named_settings_and_the_map_set_the_controls(page: Any) -> None:
     page.wait_for_function(f"Math.abs(latest.settings.scale - {place[0]}) < 1e-3")
     assert page.evaluate("latest.settings.rate") == pytest.approx(place[1], rel=1e-3)
     words = page.text_content("#map-words")
-    assert words.endswith(f"{diagnosis.NAMES[5]}, 26.5 % right after 750 steps")
+    assert words.endswith(f"{diagnosis.NAMES[2]}, 26.5 % right after 750 steps")
     page.focus("#map")
     page.press("#map", "ArrowLeft")
     page.wait_for_function(f"latest.settings.scale < {place[0] / 2}")
-    assert diagnosis.NAMES[4] in page.text_content("#map-words")
-    assert page.evaluate("byId('map-legend').children.length") == SIDE
-    # Back leads to where the map was chosen from, and on again.
+    assert diagnosis.NAMES[1] in page.text_content("#map-words")
+    assert page.evaluate("byId('map-legend').children.length") == 9
+    # A row of pixels is a learning rate, the largest on top.
+    pixel = page.evaluate(
+        "Array.from(byId('map-picture').getContext('2d').getImageData(5, 1, 1, 1).data)"
+    )
+    color = figures.VERDICT_COLORS[diagnosis.NAMES[2]]
+    assert "#" + bytes(pixel[:3]).hex() == color
+    # Back leads to what was set before the map, and on again.
     page.go_back()
-    page.wait_for_function(f"Math.abs(latest.settings.scale - {place[0]}) < 1e-3")
+    trained(page, scale=0.1, batch=32)
     page.go_forward()
-    page.wait_for_function(f"latest.settings.scale < {place[0] / 2}")
+    page.wait_for_function(f"Math.abs(latest.settings.rate - {place[1]}) < 1e-2")
     # The address holds it all: opened again, the same network.
     settings = page.evaluate("latest.settings")
     page.reload()

@@ -364,7 +364,7 @@ def test_of_very_many_networks_the_first_are_shown(
     (first, *_) = _cells.details(result).values()
     assert first.title.endswith(" of 2 networks")
     curves = first.charts[0].lines[1]
-    assert (curves.name, len(curves.y)) == ("each of the first 1 networks", 1)
+    assert (curves.name, len(curves.y)) == ("each of the first 1 network", 1)
     assert sum(int(row[0]) for row in first.table[1:]) == 1
 
 

@@ -1,9 +1,12 @@
 // What mean field theory says of gradients before the first step: snn_jax/meanfield.py,
 // for weights that are drawn by any of the initializers.
 
-// Of a standard normal number, on an even grid that leaves out 0, where ReLU bends.
-const GRID = Float64Array.from({ length: 400 }, (_, i) => -10 + 20 * i / 399);
-const DENSITY = GRID.map((g) => Math.exp(-g * g / 2));
+// Of a standard normal number, at points g = 10 sinh(6 u) / sinh(6), u even from -1 to 1:
+// close to each other at 0, where a sigmoid of large sums turns over, but not at 0, where
+// ReLU bends.
+const EVEN = Float64Array.from({ length: 400 }, (_, i) => -1 + 2 * i / 399);
+const GRID = EVEN.map((u) => 10 * Math.sinh(6 * u) / Math.sinh(6));
+const DENSITY = GRID.map((g, i) => Math.cosh(6 * EVEN[i]) * Math.exp(-g * g / 2));
 const MASS = DENSITY.reduce((sum, x) => sum + x, 0);
 const expected = (of) => GRID.reduce((sum, g, i) => sum + DENSITY[i] * of(g), 0) / MASS;
 

@@ -111,11 +111,19 @@ function describe({ looks, step, gradient, watched, running }) {
 // Begins anew with the settings as they are; what was there stays in grey.
 function restart() {
   if (latest && latest.step > 0) before = latest.looks;
-  if (digits) order("start", { settings, go: wanted });
+  clearTimeout(waiting);
+  waiting = 0;
+  if (digits) order("start", { settings, go: wanted && !document.hidden, number: ++starts });
   showSettings();
 }
 
-let waiting = 0;
+// An order for what is set now, were it a moment ago.
+function obey(what) {
+  if (waiting) restart();
+  order(what);
+}
+
+let waiting = 0, starts = 0;
 function change(changes, add = history.replaceState) {
   settings = { ...settings, ...changes };
   add.call(history, null, "", toAddress(settings));
@@ -217,12 +225,12 @@ for (const name of Object.keys(SETTINGS)) {
 }
 byId("run").addEventListener("click", () => {
   wanted = !(latest && latest.running);
-  order(wanted ? "run" : "pause");
+  obey(wanted ? "run" : "pause");
 });
 for (const id of ["step", "epoch"]) {
   byId(id).addEventListener("click", () => {
     wanted = false;
-    order(id);
+    obey(id);
   });
 }
 byId("reset").addEventListener("click", () => {
@@ -239,7 +247,7 @@ byId("named").addEventListener("click", ({ target }) => {
   if (target.hash === location.hash) restart();
 });
 document.addEventListener("visibilitychange", () => {
-  if (latest && wanted) order(document.hidden ? "pause" : "run");
+  if (latest && wanted) obey(document.hidden ? "pause" : "run");
 });
 addEventListener("resize", () => {
   if (drawn) later();
@@ -331,10 +339,10 @@ const placeValues = ([column, row]) => [
 ].map((x) => Number(x.toPrecision(4)));
 
 // A place of the map sets the controls to the very network that stands there.
-function chooseOnMap(at) {
+function chooseOnMap(at, add) {
   const [scale, rate] = placeValues(at);
   const network = { activation: "sigmoid", initializer: "normal", ...MAP.settings };
-  change({ scale, rate, ...network }, history.pushState);
+  change({ scale, rate, ...network }, add);
 }
 
 if (MAP) {
@@ -353,7 +361,7 @@ if (MAP) {
   area.addEventListener("pointermove", (event) => look(under(event)));
   area.addEventListener("click", (event) => {
     look(under(event));
-    chooseOnMap(place);
+    chooseOnMap(place, history.pushState);
   });
   area.addEventListener("pointerleave", () => look(here()));
   area.addEventListener("focus", () => look(here()));

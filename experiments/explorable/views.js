@@ -152,6 +152,10 @@ function evidence({ verdict, leaves, looks, settings }, digits) {
       parts.push("what tells digits apart is not growing");
     }
   }
+  const loss = looks.loss[looks.loss.length - 1];
+  if (!parts.length && Number.isFinite(loss)) {
+    parts.push(`Its loss is ${nats(loss)}, that of a constant answer ${nats(digits.plateau)}`);
+  }
   return parts.length ? `${parts.join("; ")}.` : "Its loss is no number any more.";
 }
 

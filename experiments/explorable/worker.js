@@ -55,8 +55,8 @@ function sparse(bytes, label) {
 }
 
 function start(settings) {
-  const { depth, width = 10, activation, initializer, scale, rate, batch, seed } = settings;
-  const sizes = [784, ...new Array(depth).fill(width), clouds.frequencies.length];
+  const { depth, activation, initializer, scale, rate, batch, seed } = settings;
+  const sizes = [784, ...new Array(depth).fill(10), clouds.frequencies.length];
   const network = { sizes, activation };
   network.W = initialWeights({ sizes, initializer, scale, seed });
   const stepsPerEpoch = Math.floor(training.label.length / batch);
@@ -78,7 +78,6 @@ function start(settings) {
     ...pointwise(activation),
     squaredNorms: Array.from({ length: 20 }, (_, i) => squaredNorm(training, i)),
   });
-  report();
 }
 
 // What an epoch ends with: the numbers that verdicts are made of.
@@ -121,7 +120,8 @@ function oneStep() {
       trace.every *= 2;
     }
   }
-  if (!Number.isFinite(loss)) {
+  // ReLU makes 0 of a sum that is no number, and the loss would not tell.
+  if (!Number.isFinite(loss) || !Number.isFinite(network.W[0][0])) {
     run.ended = true;
   } else if (run.step % (looks.every * stepsPerEpoch) === 0) {
     look();
@@ -208,12 +208,14 @@ function go(on) {
   else report();
 }
 
+let newest = 0; // start that was asked for
 const orders = {
   load,
-  start: ({ settings, go: on }) => {
+  start: ({ settings, go: on, number }) => {
+    if (number < newest) return; // another one follows
     running = false;
     start(settings);
-    if (on) go(true);
+    go(on);
   },
   run: () => go(true),
   pause: () => go(false),
@@ -231,6 +233,7 @@ function advance(end) {
 // In turn: what is asked for while the digits are being unpacked waits for them.
 let ready = Promise.resolve();
 onmessage = ({ data }) => {
+  if (data.do === "start") newest = data.number;
   const obey = () => (run || ["load", "start"].includes(data.do)) && orders[data.do](data);
   ready = ready.then(obey).catch((error) => postMessage({ kind: "trouble", said: `${error}` }));
 };
