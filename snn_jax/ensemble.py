@@ -16,7 +16,6 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
-import optax
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
@@ -37,12 +36,9 @@ EVALUATED_AT_ONCE = 512
 Points = dict[str, Any]
 # The key of the study, an epoch, and the part of it.
 When = tuple[Array, Array, Array]
-# A compiled function.
 Compiled = Any
-
 # What is static is an argument of the following functions. Each returns one compiled
 # function, the same one for the same arguments, of the arrays.
-
 Static = tuple[tuple[str, Any], ...]
 
 
@@ -100,7 +96,7 @@ def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Co
     def rate_of(point: Points, params: Params) -> Array:
         return sgd_rate(recipe.optimizer, dict(static) | point, params)
 
-    def rule_of(point: Points) -> optax.GradientTransformation:
+    def rule_of(point: Points) -> Any:
         return transformation(recipe.optimizer, dict(static) | point)
 
     def all_fast(
