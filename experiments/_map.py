@@ -133,8 +133,8 @@ def drawn(result: xr.Dataset, data: Dataset) -> dict[str, Any]:
     halves = (200 * one.test_accuracy.fillna(0)).round()
     return {
         "side": result.sizes["scale"],
-        "verdicts": _bytes(verdicts.values),
-        "accuracy": _bytes(halves.values),
+        "verdicts": packed(verdicts.values.astype(np.uint8).tobytes()),
+        "accuracy": packed(halves.values.astype(np.uint8).tobytes()),
         "names": list(diagnosis.NAMES),
         "ends": ENDS,
         "lines": _lines(places),
@@ -144,10 +144,9 @@ def drawn(result: xr.Dataset, data: Dataset) -> dict[str, Any]:
     }
 
 
-def _bytes(values: np.ndarray) -> str:
-    """A byte a number, compressed, as text."""
-    packed = gzip.compress(values.astype(np.uint8).tobytes(), 9, mtime=0)
-    return base64.b64encode(packed).decode()
+def packed(content: bytes) -> str:
+    """Compressed, as text, for ``unpacked`` in page.js."""
+    return base64.b64encode(gzip.compress(content, 9, mtime=0)).decode()
 
 
 def _lines(places: xr.DataArray) -> list[dict[str, Any]]:

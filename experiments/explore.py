@@ -11,8 +11,6 @@ this script trains. Stopped by anything, it goes on where it was when the same c
 is given again.
 """
 
-import base64
-import gzip
 import json
 import sys
 import time
@@ -119,6 +117,7 @@ def map_of(settings: Settings, data: "Dataset") -> dict[str, Any]:
 
 def packed_digits(data: "Dataset") -> str:
     """Pixels, labels and clouds as bytes, for ``load`` in worker.js."""
+    import _map
     import numpy as np
 
     from snn_jax import plateau
@@ -131,7 +130,7 @@ def packed_digits(data: "Dataset") -> str:
         plateau.statistics(*data.train).cloud,
     )
     whole = b"".join(np.asarray(part, np.uint8).tobytes() for part in parts)
-    return base64.b64encode(gzip.compress(whole, 9, mtime=0)).decode()
+    return _map.packed(whole)
 
 
 def constants() -> dict[str, dict[str, Any]]:
@@ -159,7 +158,6 @@ def constants() -> dict[str, dict[str, Any]]:
         | {
             "READY_TO_LEAVE": forecast.READY_TO_LEAVE,
             "EXTRAPOLATED": forecast.EXTRAPOLATED,
-            "HORIZON": diagnosis.BY_NAME["vanishing"].horizon,
             "kinds": kinds,
         },
         "PLATEAU": {name: getattr(plateau, name) for name in of_plateau}
@@ -198,7 +196,6 @@ def render(data: "Dataset", found: dict[str, Any] | None, said: str) -> str:
         digits=packed_digits(data),
         sizes={"training": len(data.train.y), "test": len(data.test.y)},
         map=as_script(found),
-        has_map=found is not None,
         found=found,
         said=said,
     )

@@ -158,14 +158,15 @@ def choose(
     if engine not in ("auto", "fast", "plain"):
         raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
     network, own = recipe.network, recipe.value_and_grad
-    obstacles = _obstacles(recipe, traced, static, params) if engine != "plain" else []
+    on_cpu = jax.devices()[0].platform == "cpu"
+    # Only then: to try an optimizer, it is compiled.
+    asked = engine == "fast" or (engine == "auto" and on_cpu and count > FEW)
+    obstacles = _obstacles(recipe, traced, static, params) if asked else []
     if engine == "fast" and obstacles:
         raise ValueError(
             f"engine fast: expected what it serves, found {' and '.join(obstacles)}"
         )
-    on_cpu = jax.devices()[0].platform == "cpu"
-    faster = on_cpu and count > FEW and not obstacles
-    if engine == "fast" or (engine == "auto" and faster):
+    if asked and not obstacles:
         by_hand = fast.value_and_grad(network)
         sgd = is_sgd(recipe.optimizer, traced, static, params)
         return Method("fast", "by hand", by_hand, in_numpy=False, sgd=sgd)

@@ -290,12 +290,8 @@ class Ensemble:
     @functools.cached_property
     def _placed(self) -> dict[str, Any]:
         """The data on the devices."""
-        train, left = self.data.train, None
-        if self.method.sgd:  # other rules may move weights that have no gradient
-            train, left = fast.without_blank_pixels(train)
         together = {
-            "train": train,
-            "left": left,
+            "learned from": self._learned_from(),
             "reference": self.data.train.x[: training.NUM_REFERENCE],
             "valid": self.data.valid,
             "test": self.data.test,
@@ -304,6 +300,12 @@ class Ensemble:
         with jax.enable_x64(True):
             placed["observed"] = devices.whole(self._observed_examples(), self.mesh)
         return dict(placed)
+
+    def _learned_from(self) -> tuple[Split, Any]:
+        """The training set, and the pixels that are left of it, if not all."""
+        if self.method.sgd:  # other rules may move weights that have no gradient
+            return fast.without_blank_pixels(self.data.train)
+        return self.data.train, None
 
     def _observed_examples(self) -> Split:
         x, y = (values[: signals.NUM_EXAMPLES] for values in self.data.train)
@@ -349,9 +351,10 @@ class Ensemble:
         """
         run = _run_epoch(self.mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(epoch), jnp.int32(part))
-        train, left = self._placed["train"], self._placed["left"]
         after: State
-        after, happened = run(states, seeds, points, when, train, left)
+        after, happened = run(
+            states, seeds, points, when, *self._placed["learned from"]
+        )
         return after, happened
 
     def evaluate(self, many: Params, split: str) -> Evaluation:
@@ -379,15 +382,12 @@ class Ensemble:
         states = jax.eval_shape(start, key, seeds, points)
         run = _run_epoch(mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(1), jnp.int32(0))
-        train, left = self.data.train, None
-        if self.method.sgd:  # other rules may move weights that have no gradient
-            train, left = fast.without_blank_pixels(train)
         evaluate = _evaluate(mesh, self._core, self.method)
         reference = self.data.train.x[: training.NUM_REFERENCE]
         found = {
             "initial weights": start.lower(key, seeds, points),
             "training": run.lower(
-                states, seeds, points, when, *devices.shapes((train, left))
+                states, seeds, points, when, *devices.shapes(self._learned_from())
             ),
             "evaluation": evaluate.lower(
                 states.params, *devices.shapes((self.data.test, reference))

@@ -256,18 +256,12 @@ matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => {
   if (drawn) later();
 });
 
-unpacked(byId("packed").textContent).then((packed) =>
-  order("load", { packed, ...SIZES }));
+unpacked(byId("packed").textContent).then((bytes) => order("load", { bytes, ...SIZES }), trouble);
 
+// Bytes that explore.py compressed and wrote as text.
 async function unpacked(base64) {
-  const text = atob(base64.trim()), bytes = new Uint8Array(text.length);
-  for (let i = 0; i < text.length; i++) bytes[i] = text.charCodeAt(i);
-  return bytes;
-}
-
-async function inflated(base64) {
-  const stream = new Blob([await unpacked(base64)]).stream();
-  const plain = stream.pipeThrough(new DecompressionStream("gzip"));
+  const compressed = Uint8Array.from(atob(base64.trim()), (letter) => letter.charCodeAt(0));
+  const plain = new Blob([compressed]).stream().pipeThrough(new DecompressionStream("gzip"));
   return new Uint8Array(await new Response(plain).arrayBuffer());
 }
 
@@ -280,7 +274,7 @@ const mapValue = (name, share) =>
 
 async function drawMap() {
   const { side, names } = MAP;
-  const [verdicts, halves] = await Promise.all([MAP.verdicts, MAP.accuracy].map(inflated));
+  const [verdicts, halves] = await Promise.all([MAP.verdicts, MAP.accuracy].map(unpacked));
   Object.assign(MAP, { verdicts, halves });
   const canvas = byId("map-picture"), pen = canvas.getContext("2d");
   canvas.width = canvas.height = side;
@@ -338,7 +332,7 @@ const placeValues = ([column, row]) => [
   mapValue("learning_rate", (row + 0.5) / MAP.side),
 ].map((x) => Number(x.toPrecision(4)));
 
-// A place of the map sets the controls to the very network that stands there.
+// A place of the map sets the controls to the network that stands there.
 function chooseOnMap(at, add) {
   const [scale, rate] = placeValues(at);
   const network = { activation: "sigmoid", initializer: "normal", ...MAP.settings };

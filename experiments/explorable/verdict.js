@@ -61,8 +61,8 @@ function diagnose({ information, spread, saturation, training, entropy, forecast
     toLeave = extrapolated(spread);
     if (forecast && !(forecast.latest > end)) forecast = null; // it failed, or is none
     const stuck = forecast
-      ? forecast.earliest > D.HORIZON * end
-      : toLeave > D.SAFETY * (D.HORIZON - 1) * end;
+      ? forecast.earliest > D.kinds.vanishing.horizon * end
+      : toLeave > D.SAFETY * (D.kinds.vanishing.horizon - 1) * end;
     name = stuck ? "vanishing" : "too early to tell";
   }
   return { name, information: entropy * now, gain: entropy * gain, best: entropy * best,

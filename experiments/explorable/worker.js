@@ -14,9 +14,7 @@ let run = null, running = false;
 
 // Bytes as from explore.py: pixels of all images, then labels, then clouds of those that
 // are learned from.
-async function load({ packed, numTraining, numTest }) {
-  const stream = new Blob([packed]).stream().pipeThrough(new DecompressionStream("gzip"));
-  const bytes = new Uint8Array(await new Response(stream).arrayBuffer());
+function load({ bytes, numTraining, numTest }) {
   const n = numTraining + numTest;
   const labels = bytes.subarray(n * 784, n * 785);
   training = sparse(bytes.subarray(0, numTraining * 784), labels.slice(0, numTraining));

@@ -52,7 +52,7 @@ def to_last(many: Params) -> Params:
 
 
 def to_first(many: Params) -> Params:
-    """The inverse of ``_to_last``."""
+    """The inverse of ``to_last``."""
     return {
         name: jnp.moveaxis(leaf, -1, 0) if name != "W1" else leaf.transpose(2, 1, 0)
         for name, leaf in many.items()
