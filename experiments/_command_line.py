@@ -6,6 +6,7 @@ Nothing here may import jax, so that ``--help`` is instant.
 import argparse
 import codecs
 import contextlib
+import dataclasses
 import io
 import math
 import os
@@ -31,6 +32,10 @@ DataPath = Annotated[
         help_behavior_hint="(default: the MNIST that comes with the package)",
     ),
 ]
+
+
+# What is kept of compiled code; the oldest goes first.
+MAX_CACHE_BYTES = 2**30
 
 
 class SettingError(ValueError):
@@ -270,13 +275,63 @@ def use_all_digits() -> None:
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 
-def _parse(settings: type[SettingsT], doc: str, default: SettingsT | None) -> SettingsT:
-    """Tyro's parser, with what it says of a mistake in one line instead of a box."""
+def use_compile_cache() -> None:
+    """Keeps what JAX compiles for the next run, unless the user has chosen a place.
+
+    What is read there is run: the folder is the user's own, in the user's own cache
+    folder, and left alone if others may write to it. Code belongs to a processor, so
+    each kind has a folder of its own.
+    """
+    if "JAX_COMPILATION_CACHE_DIR" in os.environ:
+        return
+    import jax
+    import platformdirs
+
+    from snn_jax import identity
+
+    folder = Path(platformdirs.user_cache_dir("snn_jax", appauthor=False), "compiled")
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        found = folder.stat()
+    except OSError:
+        return
+    if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o022):
+        return
+    kind = f"jax-{jax.__version__} {identity.instruction_set()}".replace(" ", "-")
+    for name, value in {
+        "jax_compilation_cache_dir": str(folder / kind),
+        "jax_compilation_cache_max_size": MAX_CACHE_BYTES,
+        "jax_persistent_cache_min_compile_time_secs": 0,
+    }.items():
+        jax.config.update(name, value)  # type: ignore[no-untyped-call]
+
+
+def _parse(
+    settings: type[SettingsT], doc: str, default: SettingsT | None
+) -> tuple[SettingsT, bool]:
+    """Tyro's parser, with what it says of a mistake in one line instead of a box.
+
+    Returns:
+        The settings, and the value of a flag that all scripts have, --compile-cache.
+    """
     said = io.StringIO()
+    names = [field.name for field in dataclasses.fields(settings)]  # type: ignore[arg-type]
+    cache = Annotated[
+        bool,
+        tyro.conf.arg(
+            help="Keep what is compiled for the next run, in the user's cache folder."
+        ),
+    ]
+    both = dataclasses.make_dataclass(
+        settings.__name__, [("compile_cache", cache, True)], bases=(settings,),
+        frozen=True,
+    )  # fmt: skip
+    start = None if default is None else both(**vars(default))
     try:
         with contextlib.redirect_stderr(said):
-            parsed: SettingsT = tyro.cli(settings, description=doc, default=default)  # type: ignore[assignment]
-            return parsed
+            parsed: Any = tyro.cli(both, description=doc, default=start)
+            values = {name: getattr(parsed, name) for name in names}
+            return settings(**values), parsed.compile_cache
     except SystemExit as stop:
         if stop.code:
             # Without the title and the box that tyro draws, which is of Unicode or,
@@ -314,12 +369,14 @@ def run(
         preset.add_argument("--preset")
         default = presets.get(str(preset.parse_known_args()[0].preset))
     use_any_terminal()
-    parsed = _parse(settings, doc, default)
+    parsed, compile_cache = _parse(settings, doc, default)
     try:
         parsed.validate()
         use_all_cores()
         use_all_digits()
         check_environment()
+        if compile_cache:
+            use_compile_cache()
         code = main(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:

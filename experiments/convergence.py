@@ -11,6 +11,7 @@ runs/convergence. Stopped by anything, it goes on where it was when the same com
 given again.
 """
 
+import functools
 import re
 import sys
 import textwrap
@@ -30,6 +31,7 @@ if TYPE_CHECKING:
 
     from snn_jax.datasets import Dataset
     from snn_jax.networks import MLP
+    from snn_jax.plateau import Statistics
     from snn_jax.report import Section
     from snn_jax.sweep import Sweep
 
@@ -274,11 +276,13 @@ def show(
     import _answer
     import _words
 
-    from snn_jax import diagnosis, files, report, results
+    from snn_jax import diagnosis, files, plateau, report, results
 
     # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
     warnings.simplefilter("ignore", RuntimeWarning)
-    add_theory(settings, dataset, result)
+    network = network_of(settings, dataset)
+    clouds = plateau.statistics(*dataset.train) if plateau.covers(network) else None
+    add_theory(settings, dataset, result, clouds)
     result["verdict"] = diagnosis.verdicts(result)
     method = {f"training {k}": result.attrs[k] for k in ("engine", "gradient", "width")}
     made_with = asdict(settings) | {"commit": command_line.commit()} | method
@@ -304,7 +308,7 @@ def show(
         title="Is it converging? Why? What's wrong?",
         subtitle=notes["subtitle"][0],
         answer=answers,
-        sections=page(settings, dataset, result, by_depth, facts),
+        sections=page(settings, dataset, result, by_depth, clouds, facts),
         settings=made_with,
     )
     print()
@@ -313,7 +317,12 @@ def show(
     command_line.tell(answers, path)
 
 
-def add_theory(settings: Settings, dataset: "Dataset", result: "xr.Dataset") -> None:
+def add_theory(
+    settings: Settings,
+    dataset: "Dataset",
+    result: "xr.Dataset",
+    clouds: "Statistics | None",
+) -> None:
     """Puts what theory predicts beside what is measured, before and in training."""
     import jax
 
@@ -321,12 +330,12 @@ def add_theory(settings: Settings, dataset: "Dataset", result: "xr.Dataset") -> 
     from snn_jax.plateau import labelled
 
     network = network_of(settings, dataset)
-    # From the weights themselves, however they were drawn.
-    result.update(
-        labelled.leaving(
-            result, jax.random.key(0), network, dataset.train, settings.batch_size
+    if clouds is not None:  # from the weights themselves, however they were drawn
+        result.update(
+            labelled.leaving(
+                result, jax.random.key(0), network, clouds, settings.batch_size
+            )
         )
-    )
     if settings.initializer != "normal":
         return  # the formulas are for independent normal weights
     few = [values[:NUM_THEORY_IMAGES] for values in dataset.train]
@@ -344,6 +353,7 @@ def page(
     dataset: "Dataset",
     result: "xr.Dataset",
     by_depth: "xr.Dataset | None",
+    clouds: "Statistics | None",
     facts: dict[str, Any],
 ) -> "list[Section]":
     """The report's sections, in order."""
@@ -361,8 +371,9 @@ def page(
         "signals_per_layer": figures.signals_per_layer(result, epoch=0),
         "representations": figures.representations(maps, labels),
     }
-    if "leaves" in result:
-        drawn |= plateau_figures(settings, dataset, result)
+    if clouds is not None:
+        network = network_of(settings, dataset)
+        drawn |= plateau_figures(network, clouds, settings.batch_size, result)
     critical = None
     if by_depth is not None and "depth_scale" in by_depth:
         drawn["depth_map"] = figures.depth_map(by_depth)
@@ -388,7 +399,7 @@ def page(
 
 
 def plateau_figures(
-    settings: Settings, dataset: "Dataset", result: "xr.Dataset"
+    network: "MLP", clouds: "Statistics", batch_size: int, result: "xr.Dataset"
 ) -> "dict[str, Figure | None]":
     """Leaving times; and how one network leaves, the last whose end is seen."""
     import jax
@@ -403,13 +414,7 @@ def plateau_figures(
     seen = seen.where(np.isfinite(seen))
     if seen.notnull().any():
         one = result.isel(seen.argmax(list(seen.dims)))
-        predicted = labelled.course(
-            one,
-            jax.random.key(0),
-            network_of(settings, dataset),
-            dataset.train,
-            settings.batch_size,
-        )
+        predicted = labelled.course(one, jax.random.key(0), network, clouds, batch_size)
         found["mechanism"] = figures.mechanism(one, predicted)
     return found
 
@@ -453,11 +458,8 @@ def representations(
     scales = result.scale.values
     chosen = scales[np.unique(np.linspace(0, len(scales) - 1, 3).astype(int))]
     network = network_of(settings, dataset)
-    key = training.weights_key(jax.random.key(0), 0)
-    maps = [
-        signals.main_planes(network, network.init(key, scale=float(scale)), x)
-        for scale in chosen
-    ]
+    drawn = functools.partial(training.drawn, jax.random.key(0), 0, network=network)
+    maps = [signals.main_planes(network, drawn(scale=float(s)), x) for s in chosen]
     dims = ("scale", "hidden_layer", "image", "axis")
     places = {"scale": chosen, "hidden_layer": result.hidden_layer}
     return xr.DataArray(np.array(maps), places, dims), y

@@ -5,15 +5,18 @@ return new variables, for ``result.update``.
 """
 
 import functools
+import math
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
-from jaxtyping import Array, Float, Int, Key
+from jax.sharding import Mesh
+from jaxtyping import Array, Float, Key
 
-from snn_jax import diagnosis, losses, meanfield, signals, training
+from snn_jax import devices, diagnosis, losses, meanfield, signals, training
 from snn_jax.activations import sigmoid
 from snn_jax.networks import MLP, Images, Labels
 
@@ -26,21 +29,18 @@ LAST_DRIFT_EPOCH = 4
 Numbers = float | np.ndarray | xr.DataArray
 
 
-@functools.partial(jax.jit, static_argnames="network")
-def _initial_gradients(
-    key: Key[Array, ""],
-    seeds: Int[Array, " N"],
-    scale: Float[Array, ""],
-    x: Images,
-    y: Labels,
-    *,
-    network: MLP,
-) -> Float[Array, "N L"]:
-    def one(seed: Array) -> Array:
-        params = network.init(training.weights_key(key, seed), scale=scale)
-        return signals.gradient_rms(network, params, x, y)
+@functools.cache
+def _initial_gradients(mesh: Mesh, network: MLP) -> Callable[..., Array]:
+    def one(shared: tuple[Any, ...], seed: Array) -> Array:
+        key, scales, x, y = shared
 
-    return jax.vmap(one)(seeds)
+        def at(scale: Array) -> Array:
+            params = network.init(training.weights_key(key, seed), scale=scale)
+            return signals.gradient_rms(network, params, x, y)
+
+        return jax.vmap(at)(scales)
+
+    return devices.on_every_device(devices.in_turn(one, mesh), mesh, ".n")
 
 
 def initial_gradients(
@@ -49,10 +49,9 @@ def initial_gradients(
     x: Images,
     y: Labels,
     *,
-    scale: float,
+    scales: Sequence[float],
     num_networks: int,
-    width: int = 256,
-) -> Float[np.ndarray, "N L"]:
+) -> Float[np.ndarray, "S N L"]:
     """``signals.gradient_rms`` of many untrained networks, to be held against theory.
 
     Args:
@@ -60,22 +59,14 @@ def initial_gradients(
         network: an MLP.
         x: images, one a row; a few hundred.
         y: labels in [0, K).
-        scale: multiplies every initial weight.
-        num_networks: N, rounded up to a multiple of width.
-        width: networks at once.
+        scales: each multiplies every initial weight of the same N networks.
+        num_networks: N.
     """
-    parts = [
-        _initial_gradients(
-            key,
-            jnp.arange(first, first + width),
-            jnp.float32(scale),
-            x,
-            y,
-            network=network,
-        )
-        for first in range(0, num_networks, width)
-    ]
-    return np.concatenate(parts)
+    mesh = devices.mesh_for(num_networks, width=1)
+    seeds = np.arange(math.ceil(num_networks / mesh.size) * mesh.size)
+    shared = key, np.asarray(scales, np.float32), x, y
+    found = _initial_gradients(mesh, network)(shared, seeds)
+    return np.asarray(found)[:num_networks].swapaxes(0, 1)
 
 
 def predictions(
@@ -111,18 +102,19 @@ def predictions(
         ValueError: a network that ``meanfield`` does not cover.
     """
     x = np.asarray(x).reshape(len(x), -1)
-    rows = []
-    for scale in map(float, result.scale):
-        row = _of_theory(network, scale, x)
-        measured = initial_gradients(
-            key, network, x, y, scale=scale, num_networks=num_networks
-        ).astype(float)
-        with np.errstate(divide="ignore"):  # networks without any make 0 typical
-            typical = np.exp(np.log(measured).mean(axis=0))
-        row["initial_gradient_rms"] = ("layer", np.sqrt((measured**2).mean(axis=0)))
-        row["initial_gradient_typical"] = ("layer", typical)
-        rows.append(xr.Dataset(row))
-    found = xr.concat(rows, result.scale).assign_coords(layer=result.layer)
+    scales = result.scale.values.tolist()
+    with ThreadPoolExecutor() as pool:  # NumPy leaves the other cores idle
+        rows = list(pool.map(lambda scale: _of_theory(network, scale, x), scales))
+    found = xr.concat(map(xr.Dataset, rows), result.scale)
+    found = found.assign_coords(layer=result.layer)
+    measured = initial_gradients(
+        key, network, x, y, scales=scales, num_networks=num_networks
+    ).astype(float)
+    with np.errstate(divide="ignore"):  # networks without any make 0 typical
+        typical = np.exp(np.log(measured).mean(axis=1))
+    dims = ("scale", "layer")
+    found["initial_gradient_rms"] = (dims, np.sqrt((measured**2).mean(axis=1)))
+    found["initial_gradient_typical"] = (dims, typical)
     # Spreads before the first step, whatever the learning rate.
     spread = result.activation_spread.isel(epoch=0, drop=True)
     spread = spread.isel(learning_rate=0, drop=True, missing_dims="ignore")

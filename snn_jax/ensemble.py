@@ -50,7 +50,7 @@ def _start(mesh: Mesh, recipe: "Core", static: Static) -> Compiled:
         params = init(training.weights_key(key, seed), **given(init, whole))
         return training.start(params, transformation(recipe.optimizer, whole))
 
-    return devices.on_every_device(jax.vmap(one, in_axes=(None, 0, 0)), mesh, ".nn")
+    return devices.on_every_device(devices.in_turn(one, mesh), mesh, ".nn")
 
 
 @functools.cache

@@ -101,10 +101,9 @@ class Section(NamedTuple):
     choose: str = ""
 
 
-def _inline(figure: Figure) -> str:
-    """The figure's <svg> element, to be as wide as the page wants it."""
-    element = figures.to_svg(figure)
-    element = element[element.index("<svg") :]
+def _inline(svg: str) -> str:
+    """A figure's <svg> element, to be as wide as the page wants it."""
+    element = svg[svg.index("<svg") :]
     head, body = element.split(">", 1)
     head = re.sub(r'\s(?:width|height)="[^"]*"', "", head)
     return f'{head} role="img">{body}'
@@ -190,6 +189,23 @@ def render(
     >>> "<p>No &amp; never.</p>" in page, "http" in page
     (True, False)
     """
+    return _rendered(title, subtitle, answer, sections, _drawn(sections), made_with)
+
+
+def _drawn(sections: Sequence[Section]) -> list[str]:
+    """The SVG of each section's figure, empty where there is none."""
+    return [figures.to_svg(s.figure) if s.figure else "" for s in sections]
+
+
+def _rendered(
+    title: str,
+    subtitle: str,
+    answer: Mapping[str, Sequence[str]],
+    sections: Sequence[Section],
+    pictures: Sequence[str],
+    made_with: Mapping[str, str],
+) -> str:
+    """``render`` of what is drawn already."""
     environment = jinja2.Environment(
         loader=jinja2.PackageLoader("snn_jax", "."),
         autoescape=True,
@@ -197,9 +213,9 @@ def render(
     )
     drawn = [
         section._asdict()
-        | {"figure": _inline(section.figure) if section.figure else None}
+        | {"figure": _inline(picture) if picture else None}
         | {"details": _as_json(section.details) if section.details else None}
-        for section in sections
+        for section, picture in zip(sections, pictures, strict=True)
     ]
     _check_ids(sections, [section["figure"] or "" for section in drawn])
     script = Path(__file__).with_name("report.js").read_text(encoding="utf-8")
@@ -240,15 +256,16 @@ def write(
         OSError: with the path and the reason.
         ValueError: as from ``render``.
     """
-    for section in sections:
-        if section.figure is not None:
+    pictures = _drawn(sections)
+    for section, picture in zip(sections, pictures, strict=True):
+        if picture:
             path = folder / "figures" / f"{section.name}.svg"
             with files.replacing(path) as file:
-                file.write_text(figures.to_svg(section.figure), encoding="utf-8")
+                file.write_text(picture, encoding="utf-8")
     made_with = {**settings, **files.environment()}
     words = {name: str(value) for name, value in made_with.items()}
     page = folder / "report.html"
     with files.replacing(page) as file:
-        html = render(title, subtitle, answer, sections, words)
+        html = _rendered(title, subtitle, answer, sections, pictures, words)
         file.write_text(html, encoding="utf-8")
     return page

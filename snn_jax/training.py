@@ -5,6 +5,7 @@ Random keys are folded here and nowhere else, so that seed 0 is the same network
 every study.
 """
 
+import functools
 import math
 from collections.abc import Callable
 from typing import Any, NamedTuple
@@ -44,6 +45,22 @@ def batches_key(key: Key[Array, ""], epoch: Any, seed: Any = None) -> Key[Array,
     """
     of_epoch = jax.random.fold_in(jax.random.fold_in(key, BATCHES), epoch)
     return of_epoch if seed is None else jax.random.fold_in(of_epoch, seed)
+
+
+@functools.partial(jax.jit, static_argnames="network")
+def drawn(
+    key: Key[Array, ""], seed: Any, *, network: Any, scale: Any = 1.0
+) -> dict[str, Array]:
+    """The initial weights of one network, compiled once for all seeds and scales.
+
+    Args:
+        key: of the study.
+        seed: of the network.
+        network: an MLP.
+        scale: multiplies every weight.
+    """
+    params: dict[str, Array] = network.init(weights_key(key, seed), scale=scale)
+    return params
 
 
 class State(NamedTuple):

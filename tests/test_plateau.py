@@ -430,7 +430,8 @@ def test_training_leaves_when_theory_says() -> None:
     recipe = Recipe(network, num_epochs=14, batch_size=8, looks_per_epoch=5)
     axes = {"scale": [0.1, 0.3], "learning_rate": [0.8, 1.2]}
     result = sweep(key, Dataset(train, valid, valid), recipe, axes, seeds=4)
-    result.update(labelled.leaving(result, key, network, train, 8))
+    data = plateau.statistics(*train)
+    result.update(labelled.leaving(result, key, network, data, 8))
     ratio = (result.leaves - 0.1) / result.leaves_predicted  # the middle of two looks
     assert np.isfinite(ratio).all()
     np.testing.assert_array_less(abs(np.log(ratio)), np.log(1.25))
@@ -439,7 +440,6 @@ def test_training_leaves_when_theory_says() -> None:
     )
     assert inside.mean() > 0.6
     # Without the noise of the batches theory is far off.
-    data = plateau.statistics(*train)
     slow = times(data, 0.1, hidden=3, learning_rate=0.8, noise=0.0)
     seen = result.leaves.sel(scale=0.1, learning_rate=0.8)
     assert np.median(slow) / 250 > 1.1 * float(seen.median())
@@ -452,7 +452,7 @@ def test_training_leaves_when_theory_says() -> None:
     assert not stuck.all()
     assert figures.leaving(result).axes
     one = result.isel(scale=0, learning_rate=1, seed=1)
-    predicted = labelled.course(one, key, network, train, 8)
+    predicted = labelled.course(one, key, network, data, 8)
     at_end = predicted.interp(epoch=float(one.leaves) - 1)
     seen = one.sel(epoch=float(one.leaves) - 1, method="nearest")
     np.testing.assert_allclose(seen.weight_norm[1:], at_end.weight_norm, rtol=0.15)

@@ -1,15 +1,10 @@
 """The theory of the plateau beside the labelled result of a study."""
 
-import functools
-
-import jax
-import jax.numpy as jnp
 import numpy as np
 import xarray as xr
 from jaxtyping import Array, Key
 
 from snn_jax import diagnosis, plateau, training
-from snn_jax.datasets import Split
 from snn_jax.networks import MLP
 
 
@@ -17,7 +12,7 @@ def leaving(
     result: xr.Dataset,
     key: Key[Array, ""],
     network: MLP,
-    train: Split,
+    data: plateau.Statistics,
     batch_size: int,
 ) -> xr.Dataset:
     """When each network of a study leaves the plateau, seen and predicted.
@@ -26,7 +21,7 @@ def leaving(
         result: of a study with scales, learning rates and seeds, trained by plain SGD.
         key: of the study.
         network: that was trained.
-        train: the training set.
+        data: the training set, as from ``plateau.statistics``.
         batch_size: B.
 
     Returns:
@@ -40,7 +35,6 @@ def leaving(
     axes = {"scale", "learning_rate", "seed"}
     if not plateau.covers(network) or set(result.test_loss.dims) != axes:
         return xr.Dataset()
-    data = plateau.statistics(*train)
     scales, rates = result.scale.values, result.learning_rate.values
     per_epoch = data.num_examples // batch_size
     count = len(scales), len(rates), result.sizes["seed"]
@@ -79,16 +73,16 @@ def initial(
     key: Key[Array, ""], network: MLP, seeds: np.ndarray, scale: float
 ) -> dict[str, np.ndarray]:
     """Initial parameters of the networks of a study, with an axis of seeds."""
-    keys = jax.vmap(functools.partial(training.weights_key, key))(jnp.asarray(seeds))
-    params = jax.vmap(functools.partial(network.init, scale=scale))(keys)
-    return {name: np.asarray(leaf) for name, leaf in params.items()}
+    # One after the other: that is compiled once, whatever their number.
+    drawn = [training.drawn(key, seed, network=network, scale=scale) for seed in seeds]
+    return {name: np.stack([one[name] for one in drawn]) for name in drawn[0]}
 
 
 def course(
     one: xr.Dataset,
     key: Key[Array, ""],
     network: MLP,
-    train: Split,
+    data: plateau.Statistics,
     batch_size: int,
 ) -> xr.Dataset:
     """What ``plateau`` predicts of one network of a study, until it leaves.
@@ -97,14 +91,13 @@ def course(
         one: of the result, a network: with scale, learning rate and seed.
         key: of the study.
         network: that was trained.
-        train: the training set.
+        data: the training set, as from ``plateau.statistics``.
         batch_size: B.
 
     Returns:
         ``weight_norm`` of layers 2 to L and ``activation_mean``, at times of theory's
         own, in epochs.
     """
-    data = plateau.statistics(*train)
     per_epoch = data.num_examples // batch_size
     predicted = plateau.course(
         initial(key, network, np.array([int(one.seed)]), float(one.scale)),
