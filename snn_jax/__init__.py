@@ -22,6 +22,7 @@ what is seen:
     signals       numbers of each layer: gradients, saturation, what a probe still reads
     engines       which engine and whose gradient
     devices       arrays and compiled functions on all devices
+    programs      the compiled functions of a recipe
     ensemble      the networks of one program
     axes          named axes, and who takes their values
     sweep         a network for every point and seed

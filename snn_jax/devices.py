@@ -81,6 +81,16 @@ def split(values: Any, mesh: Mesh) -> Any:
     return jax.device_put(values, NamedSharding(mesh, SPLIT))
 
 
+def split_shapes(tree: Any, mesh: Mesh) -> Any:
+    """What ``split`` gives, without the numbers: programs are compiled for it."""
+    place = NamedSharding(mesh, SPLIT)
+
+    def shape(a: Any) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)  # type: ignore[no-untyped-call]
+
+    return jax.tree.map(shape, tree)
+
+
 def whole(values: Any, mesh: Mesh) -> Any:
     """Puts arrays on all devices."""
     return jax.device_put(jax.tree.map(_aligned, values), NamedSharding(mesh, WHOLE))

@@ -11,7 +11,8 @@ many as there are cores are fastest.
 
 import functools
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -19,180 +20,19 @@ import numpy as np
 from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
-from snn_jax import datasets, devices, fast, gradients, signals, training
+from snn_jax import datasets, devices, fast, programs, signals, training
 from snn_jax.datasets import Dataset, Split
-from snn_jax.engines import Method, choose, default_width, sgd_rate
+from snn_jax.engines import choose, default_width
 from snn_jax.networks import Params
-from snn_jax.recipe import Observation, Recipe, given, takes, transformation
+from snn_jax.programs import Points
+from snn_jax.recipe import Recipe, given, takes
 from snn_jax.training import Evaluation, State
-
-# Networks that are observed at once, at most: their float64 activations fit a core's
-# cache.
-OBSERVED_AT_ONCE = 4
-# And evaluated: 20 MB of activations a unit, for 10,000 images. A GPU trains more.
-EVALUATED_AT_ONCE = 512
-
-# Values of a point, by name, each an array over networks.
-Points = dict[str, Any]
-# The key of the study, an epoch, and the part of it.
-When = tuple[Array, Array, Array]
-Compiled = Any
-# What is static is an argument of the following functions. Each returns one compiled
-# function, the same one for the same arguments, of the arrays.
-Static = tuple[tuple[str, Any], ...]
-
-
-@functools.cache
-def _start(mesh: Mesh, recipe: "Core", static: Static) -> Compiled:
-    def one(key: Array, seed: Array, point: Points) -> State:
-        whole = dict(static) | point
-        init = recipe.network.init
-        params = init(training.weights_key(key, seed), **given(init, whole))
-        return training.start(params, transformation(recipe.optimizer, whole))
-
-    return devices.on_every_device(devices.in_turn(one, mesh), mesh, ".nn")
-
-
-@functools.cache
-def _start_from(mesh: Mesh, recipe: "Core", static: Static) -> Compiled:
-    def one(params: Params, point: Points) -> State:
-        optimizer = transformation(recipe.optimizer, dict(static) | point)
-        return training.start(params, optimizer)
-
-    return devices.on_every_device(jax.vmap(one), mesh, "nn")
-
-
-@functools.cache
-def _run_epoch(mesh: Mesh, recipe: "Core", method: Method, static: Static) -> Compiled:
-    """An epoch, or a part of one, and what happened in it."""
-
-    def order_of(key: Array, epoch: Array, part: Array, y: Array, seed: Any) -> Array:
-        own = training.batches_key(key, epoch, seed if recipe.own_batches else None)
-        order = training.batch_order(own, len(y), recipe.batch_size)
-        return training.part_of_epoch(order, part, recipe.looks_per_epoch)
-
-    def changed(loss: Array, before: Params, after: Params) -> dict[str, Array]:
-        change = signals.weight_change(recipe.network, before, after)
-        return {"train_loss": loss, "weight_change": change}
-
-    def one(
-        state: State,
-        seed: Array,
-        point: Points,
-        when: When,
-        train: Split,
-        _: Any,
-    ) -> tuple[State, dict[str, Array]]:
-        after, loss = training.run_epoch(
-            state,
-            order_of(*when, train.y, seed),
-            train,
-            value_and_grad=method.value_and_grad,
-            optimizer=transformation(recipe.optimizer, dict(static) | point),
-            loss=gradients.mean_loss(recipe.network, recipe.loss),
-        )
-        return after, changed(loss, state.params, after.params)
-
-    def rate_of(point: Points, params: Params) -> Array:
-        return sgd_rate(recipe.optimizer, dict(static) | point, params)
-
-    def rule_of(point: Points) -> Any:
-        return transformation(recipe.optimizer, dict(static) | point)
-
-    def all_fast(
-        states: State, _: Array, points: Points, when: When, train: Split, left: Any
-    ) -> tuple[State, dict[str, Array]]:
-        order = order_of(*when, train.y, None)
-        if method.sgd:
-            rates = jax.vmap(rate_of)(points, states.params)
-            params, loss = fast.run_epoch(
-                states.params, rates, order, train, left, network=recipe.network
-            )
-            after = states._replace(params=params)
-        else:
-            params, rule_states, loss = fast.run_epoch_with(
-                rule_of, points, *states, order, train, network=recipe.network
-            )
-            after = State(params, rule_states)
-        return after, jax.vmap(changed)(loss, states.params, after.params)
-
-    mapped = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))
-    function = all_fast if method.engine == "fast" else mapped
-    return devices.on_every_device(function, mesh, "nnn...", donate_argnums=0)
-
-
-@functools.cache
-def _evaluate(mesh: Mesh, recipe: "Core", method: Method) -> Compiled:
-    def networks_of_device(many: Params, split: Split, x: Any) -> Evaluation:
-        if method.engine == "fast":
-            return fast.evaluate(many, split, network=recipe.network)
-
-        def one(params: Params) -> Evaluation:
-            return training.evaluate(
-                params, split, network=recipe.network, loss=recipe.loss, reference=x
-            )
-
-        found: Evaluation = devices.in_groups(one, many, EVALUATED_AT_ONCE)
-        return found
-
-    return devices.on_every_device(networks_of_device, mesh, "n..")
-
-
-@functools.cache
-def _observe(
-    mesh: Mesh,
-    recipe: "Core",
-    observations: tuple[tuple[str, Observation], ...],
-    num_classes: int | None,
-    with_signals: bool,
-) -> Compiled:
-    def networks_of_device(many: Params, x: Any, y: Any) -> dict[str, Array]:
-        def one(params: Params) -> dict[str, Array]:
-            found: dict[str, Any] = {}
-            if with_signals:
-                found |= signals.measure(
-                    recipe.network, params, x, y,
-                    loss=recipe.loss, num_classes=num_classes,
-                )  # fmt: skip
-            for name, observation in observations:
-                value = observation(params)
-                found |= value if isinstance(value, dict) else {name: value}
-            return {name: jnp.asarray(value) for name, value in found.items()}
-
-        found: dict[str, Array] = devices.in_groups(
-            one, devices.as_float64(many), OBSERVED_AT_ONCE
-        )
-        return found
-
-    return devices.on_every_device(networks_of_device, mesh, "n..")
-
-
-class Core(NamedTuple):
-    """Of a recipe, what training and evaluation depend on; hashable."""
-
-    network: Any
-    loss: Any
-    optimizer: Any
-    batch_size: int
-    looks_per_epoch: int
-    own_batches: bool
-
-
-def _core(recipe: Recipe) -> Core:
-    core = Core(*(getattr(recipe, name) for name in Core._fields))
-    try:
-        hash((core, recipe.value_and_grad, tuple(recipe.observe.items())))
-    except TypeError as error:
-        raise ValueError(
-            f"recipe: expected functions and other hashable things, found {error}"
-        ) from None
-    return core
 
 
 class Ensemble:
     """What it takes to train N networks at a time: data on the devices, compiled code.
 
-    It holds nothing that changes: states go in and come out. Two ensembles with the
+    It holds no state of training: states go in and come out. Two ensembles with the
     same settings share their compiled code.
 
     Args:
@@ -230,7 +70,7 @@ class Ensemble:
         static = dict(static or {})
         self.recipe, self.data = recipe, data
         self.traced = dict(traced or {})
-        self._core = _core(recipe)
+        self._core = programs.core_of(recipe)
         # What nobody here takes, such as an axis of the data, makes no other program.
         by_init, any_init = takes(recipe.network.init)
         by_optimizer, any_optimizer = takes(recipe.optimizer)
@@ -258,6 +98,7 @@ class Ensemble:
         self.mesh = devices.mesh_for(count, self.width, one_device=self.method.in_numpy)
         self.size = self.width * self.mesh.size
         self.output_shape = self._checked()
+        self._compiled = False
         self._observed = (
             tuple(recipe.observe.items()),
             self.output_shape[-1] if datasets.are_labels(data.train.y) else None,
@@ -317,13 +158,13 @@ class Ensemble:
 
     def start(self, key: Key[Array, ""], seeds: Any, points: Points) -> State:
         """The states of N networks, each from its seed and point."""
-        start = _start(self.mesh, self._core, self._static)
+        start = programs.start(self.mesh, self._core, self._static)
         states: State = start(key, seeds, points)
         return states
 
     def start_from(self, many: Params, points: Points) -> State:
         """The states of N networks whose parameters are there already."""
-        start = _start_from(self.mesh, self._core, self._static)
+        start = programs.start_from(self.mesh, self._core, self._static)
         states: State = start(self.split(many), points)
         return states
 
@@ -349,7 +190,7 @@ class Ensemble:
         Returns:
             The new states; and ``train_loss`` (N,) and ``weight_change`` (N, L).
         """
-        run = _run_epoch(self.mesh, self._core, self.method, self._static)
+        run = programs.run_epoch(self.mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(epoch), jnp.int32(part))
         after: State
         after, happened = run(
@@ -359,42 +200,84 @@ class Ensemble:
 
     def evaluate(self, many: Params, split: str) -> Evaluation:
         """Loss and accuracy of all networks on "valid" or "test"."""
-        run = _evaluate(self.mesh, self._core, self.method)
+        run = programs.evaluate(self.mesh, self._core, self.method)
         placed = self._placed
         found: Evaluation = run(many, placed[split], placed["reference"])
         return found
 
     def observe(self, many: Params) -> dict[str, Any]:
         """Signals and observations of all networks, in float64, as NumPy arrays."""
+        if not self._observes:
+            return {}
         with jax.enable_x64(True):
-            run = _observe(self.mesh, self._core, *self._observed)
+            run = programs.observe(self.mesh, self._core, *self._observed)
             found = run(many, *self._placed["observed"])
             return {name: np.asarray(value) for name, value in found.items()}
 
+    @property
+    def _observes(self) -> bool:
+        observations, _, with_signals = self._observed
+        return bool(observations) or with_signals
+
+    def compile(self) -> None:
+        """Compiles all that training and watching take, side by side on the cores.
+
+        Without it, each program is compiled when it is first used.
+        """
+        if self._compiled:
+            return
+        placed = self._placed
+        found = self._lowered(
+            self.mesh, True, placed["learned from"], placed["reference"], placed,
+            placed["observed"],
+        )  # fmt: skip
+        with ThreadPoolExecutor() as pool:
+            list(pool.map(lambda lowered: lowered.compile(), found.values()))
+        self._compiled = True
+
     def lowered(self) -> dict[str, Any]:
         """The programs of one device, by what they do, lowered and not compiled."""
-        mesh = devices.mesh_for(1, 1)
-        key, seeds = jax.random.key(0), np.zeros(self.width, np.int32)
-        points = {
-            name: np.full(self.width, value) for name, value in self.traced.items()
-        }
-        start = _start(mesh, self._core, self._static)
-        states = jax.eval_shape(start, key, seeds, points)
-        run = _run_epoch(mesh, self._core, self.method, self._static)
-        when = (key, jnp.int32(1), jnp.int32(0))
-        evaluate = _evaluate(mesh, self._core, self.method)
+        learned_from, observed = self._learned_from(), self._observed_examples()
         reference = self.data.train.x[: training.NUM_REFERENCE]
+        with jax.enable_x64(True):
+            observed = devices.shapes(observed)
+        return self._lowered(
+            devices.mesh_for(1, 1),
+            False,
+            devices.shapes(learned_from),
+            devices.shapes(reference),
+            {"test": devices.shapes(self.data.test)},
+            observed,
+        )
+
+    def _lowered(
+        self,
+        mesh: Mesh,
+        placed: bool,
+        learned_from: Any,
+        reference: Any,
+        evaluated: Mapping[str, Any],
+        observed: Any,
+    ) -> dict[str, Any]:
+        """The programs of a mesh, for arrays that are placed on it, or such shapes."""
+        count = self.width * mesh.size
+        key, seeds = jax.random.key(0), np.zeros(count, np.int32)
+        points = {name: np.full(count, value) for name, value in self.traced.items()}
+        start = programs.start(mesh, self._core, self._static)
+        states = jax.eval_shape(start, key, seeds, points)
+        if placed:
+            seeds, points = map(self.split, (seeds, points))
+            states = devices.split_shapes(states, mesh)
+        run = programs.run_epoch(mesh, self._core, self.method, self._static)
+        when = (key, jnp.int32(1), jnp.int32(0))
+        evaluate = programs.evaluate(mesh, self._core, self.method)
         found = {
             "initial weights": start.lower(key, seeds, points),
-            "training": run.lower(
-                states, seeds, points, when, *devices.shapes(self._learned_from())
-            ),
-            "evaluation": evaluate.lower(
-                states.params, *devices.shapes((self.data.test, reference))
-            ),
+            "training": run.lower(states, seeds, points, when, *learned_from),
+            "evaluation": evaluate.lower(states.params, evaluated["test"], reference),
         }
-        with jax.enable_x64(True):
-            observe = _observe(mesh, self._core, *self._observed)
-            examples = devices.shapes(self._observed_examples())
-            found["observations"] = observe.lower(states.params, *examples)
+        if self._observes:
+            with jax.enable_x64(True):
+                observe = programs.observe(mesh, self._core, *self._observed)
+                found["observations"] = observe.lower(states.params, *observed)
         return found

@@ -189,6 +189,8 @@ class Sweep:
                 know in arrays, should it be wanted.
         """
         ensemble = self.ensemble(self.program_of(chunks[0]))
+        if self.initial is None:
+            ensemble.compile()
         members = [self.members(chunk) for chunk in chunks]
         real = sum(map(len, members))
         # Filled up with copies to the size that everything is compiled for.

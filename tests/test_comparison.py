@@ -100,7 +100,9 @@ def test_predictions_for_a_linear_network(
     x, y = images
     net = MLP(NET.sizes, identity, biases=True)
     monkeypatch.setattr(
-        comparison, "initial_gradients", lambda *_, **__: np.diag([0, 1, 2.0])[None]
+        comparison,
+        "initial_gradients",
+        lambda *_, **__: np.stack([np.diag([0, 1, 2.0])] * 2),
     )
     found = comparison.predictions(result, jax.random.key(1), net, x, y)
     assert (found.initial_gradient_typical == 0).all()

@@ -46,8 +46,12 @@ MAY_IMPORT: dict[str, set[str]] = {
     },
     "engines": {"datasets", "fast", "gradients", "losses", "networks", "recipe"},
     "devices": set(),
-    "ensemble": {
+    "programs": {
         *("datasets", "devices", "engines", "fast", "gradients", "networks"),
+        *("recipe", "signals", "training"),
+    },
+    "ensemble": {
+        *("datasets", "devices", "engines", "fast", "networks", "programs"),
         *("recipe", "signals", "training"),
     },
     "axes": {"datasets", "recipe"},
@@ -61,8 +65,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "cluster": {"identity", "store", "sweep"},
     "meanfield": {"activations", "initializers", "networks"},
     "comparison": {
-        *("activations", "diagnosis", "losses", "meanfield", "networks"),
-        *("signals", "training"),
+        *("activations", "devices", "diagnosis", "losses", "meanfield"),
+        *("networks", "signals", "training"),
     },
     "plateau.clouds": {"losses"},
     "plateau.forces": {"networks", "plateau.clouds"},
@@ -71,7 +75,7 @@ MAY_IMPORT: dict[str, set[str]] = {
         *("activations", "networks", "plateau.clouds", "plateau.forces"),
         "plateau.integration",
     },
-    "plateau.labelled": {"datasets", "diagnosis", "networks", "plateau", "training"},
+    "plateau.labelled": {"diagnosis", "networks", "plateau", "training"},
     "plateau.figures": {"figures"},
     "forecast": set(),
     "diagnosis": {"forecast"},

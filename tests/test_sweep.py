@@ -302,6 +302,21 @@ def test_a_gpu_trains_by_vmap(monkeypatch: pytest.MonkeyPatch, small: Dataset) -
     assert engine("fast") == "fast"
 
 
+def test_what_is_compiled_ahead_is_what_runs(
+    small: Dataset, caplog: pytest.LogCaptureFixture
+) -> None:
+    """From the first weights to the signals nothing is left to compile."""
+    axes = {"learning_rate": [0.1, 0.2], "scale": [1.0]}
+    networks = Sweep(KEY, small, Recipe(NET, num_epochs=1), axes, seeds=20)
+    networks.run_chunks([0])  # arithmetic around it is compiled too, once
+    fresh = Sweep(KEY, small, Recipe(NET, num_epochs=1, batch_size=31), axes, seeds=20)
+    fresh.ensemble(0).compile()
+    with jax.log_compiles():
+        fresh.run_chunks([0])
+    found = [r.getMessage() for r in caplog.records]
+    assert [m for m in found if m.startswith("Finished XLA")] == []
+
+
 def test_memory_of_an_evaluation_does_not_grow(small: Dataset) -> None:
     """A GPU may train 65,536 networks at a time, whose activations have no room."""
 
