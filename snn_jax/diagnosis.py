@@ -322,7 +322,8 @@ def judged(
                 float(information[network][0]),
                 float(saturation[network][0]),
                 float(entropy[network]),
-                (forecast or NOT_IN_SIGHT) if late[network] else None,
+                _of_theory(forecast) if late[network] else None,
+                seen.sizes["epoch"] - 1,
             )
             continue
         found[network] = diagnose(
@@ -336,11 +337,26 @@ def judged(
     return found
 
 
+def _of_theory(forecast: Forecast | None) -> Forecast:
+    """That of a network which a forecast stopped, known or not."""
+    known = forecast is not None and not np.isnan(forecast.epoch)
+    return forecast if known and forecast is not None else NOT_IN_SIGHT
+
+
 def _untrained(
-    information: float, saturation: float, entropy: float, late: Forecast | None
+    information: float,
+    saturation: float,
+    entropy: float,
+    late: Forecast | None,
+    num_looks: int,
 ) -> Verdict:
-    """On a network that was stopped before its first step, perhaps by a forecast."""
-    name = "vanishing" if late is not None else "too early to tell"
+    """On a network that was stopped before its first step, perhaps by a forecast.
+
+    As of one that was trained for as long as the others and is where it was.
+    """
+    stuck = BY_NAME["vanishing"].horizon * num_looks
+    vanishing = late is not None and late.earliest > stuck
+    name = "vanishing" if vanishing else "too early to tell"
     if not np.isfinite(information):
         name = "diverged"
     unknown = float("nan")

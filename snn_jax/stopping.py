@@ -126,8 +126,8 @@ def _converged(networks: Networks, first_look: int) -> np.ndarray:
     if early or not networks.label_entropy > 0:
         return np.zeros(len(networks.seeds), bool)
     least = diagnosis.LEARNED * networks.label_entropy
-    learned = (_information(networks)[:, -2:] >= least).all(axis=1)
-    return _agreed(networks, learned, "converged")
+    before, now = _information(networks)[:, -2:].T
+    return _agreed(networks, (before >= least) & (now >= least), "converged")
 
 
 def _diverged(networks: Networks) -> np.ndarray:
@@ -140,9 +140,9 @@ def _diverged(networks: Networks) -> np.ndarray:
     found: np.ndarray = lost & ~finite
     if networks.look >= 2 and networks.label_entropy > 0:
         least = -diagnosis.HOPELESS * networks.label_entropy
-        below = ~(_information(networks)[:, -2:] >= least)
-        far: np.ndarray = np.logical_and.reduce(below, axis=1) & ~found
-        found |= _agreed(networks, far, "diverged")
+        before, now = _information(networks)[:, -2:].T
+        above = (before >= least) | (now >= least)
+        found |= _agreed(networks, ~above & ~found, "diverged")
     return found
 
 

@@ -1,4 +1,4 @@
-"""Networks whose verdict is final are stopped; the others are what they would have been.
+"""Networks whose verdict is final are stopped, and nothing else changes.
 
 The rule of most tests is a user's: it stops a network after as many epochs as its seed
 says.
@@ -9,16 +9,17 @@ from pathlib import Path
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
 import xarray as xr
 
 from snn_jax import curves, diagnosis, hindsight, losses, plateau, pool, stopping, store
-from snn_jax.datasets import Dataset
+from snn_jax.datasets import Dataset, Split
 from snn_jax.ensemble import Ensemble
 from snn_jax.forecast import Forecast
-from snn_jax.identity import RunError
+from snn_jax.identity import RunError, identity_of, rule_digest
 from snn_jax.networks import MLP
 from snn_jax.pool import Networks
 from snn_jax.recipe import Recipe
@@ -56,6 +57,7 @@ def data(small: Dataset) -> Dataset:
 
 @pytest.fixture(scope="module")
 def full(data: Dataset) -> xr.Dataset:
+    """All trained to the end, by the fast engine."""
     return sweep(KEY, data, RECIPE, AXES, **OPTIONS)
 
 
@@ -138,8 +140,8 @@ def test_a_killed_run_goes_on(
     assert [path.name[:7] for path in tmp_path.glob("state*")] == ["state-0"]
     reported: list[int] = []
     assert store.complete(tmp_path, made, report=reported.append)
-    # Two epochs of all 32 and what 14 of them were spared, from the state.
-    assert reported[0] == 32 * 2 + 7 * 2 + 7 * 1 + 0 * 7
+    # 14 have been stopped by now, 18 have trained for two epochs.
+    assert reported[0] == 14 * 4 + 18 * 2
     assert sum(reported) == 40 * 4
     found = made.assemble(store.read_chunks(tmp_path, made))
     xr.testing.assert_identical(found, stopped)
@@ -154,7 +156,6 @@ def test_a_killed_run_goes_on(
 
 def test_rules_are_known_by_what_they_do(data: Dataset) -> None:
     """Constants and methods of a class are part of it, names of variables are not."""
-    from snn_jax.identity import rule_digest
 
     def made(limit: float, more: Any) -> Any:
         class Rule:
@@ -177,32 +178,35 @@ def test_rules_are_known_by_what_they_do(data: Dataset) -> None:
     assert rule_digest(made(1.0, abs)) == rule_digest(rules[0])
     assert rule_digest(decided) == rule_digest(Decided())
     without = Sweep(KEY, data, RECIPE, AXES, **OPTIONS)
-    assert "stop" not in store.identity_of(without).words
+    assert "stop" not in identity_of(without).words
 
 
 def test_any_axes_and_optimizers(data: Dataset) -> None:
-    """Two programs, Adam, two looks an epoch, the fast engine; some never train."""
+    """Two sets of data, Adam, two looks an epoch, by vmap; some never train."""
 
     def rule(networks: Networks) -> np.ndarray:
-        assert networks.recipe.batch_size == networks.point["batch_size"]
+        assert networks.point["shift"] == networks.data.train.y[0] - data.train.y[0]
         late = (networks.look == 3) & (networks.point["scale"] > 0.5)
         return np.where((networks.seeds == 0) & (networks.look == 0), 1, -1 + late)
 
+    def shifted(shift: int) -> Dataset:
+        return Dataset(*(Split(x, (y + shift) % 10) for x, y in data))
+
     rule.reasons = "late", "never"  # type: ignore[attr-defined]
     recipe = Recipe(NET, optimizer=optax.adam(0.01), num_epochs=2, looks_per_epoch=2)
-    axes = {"batch_size": [16, 32], "scale": [0.1, 1.0]}
+    axes: dict[str, Any] = {"shift": [0, 1], "scale": [0.1, 1.0]}
     options: dict[str, Any] = {"seeds": 3, "width": 2, "signals": False}
-    options["engine"] = "fast"
-    full = sweep(KEY, data, recipe, axes, **options)
-    found = sweep(KEY, data, recipe, axes, **options, stop=rule)
+    options["engine"] = "plain"
+    full = sweep(KEY, shifted, recipe, axes, **options)
+    found = sweep(KEY, shifted, recipe, axes, **options, stop=rule)
     same_until_the_stop(found, full)
     assert found.stopped.dtype == np.int32
     assert found.stopped_epoch.isel(seed=0).values.tolist() == [[0.0, 0.0]] * 2
     assert found.stopped_epoch.sel(scale=1.0).isel(seed=1).values.tolist() == [1.5] * 2
     with pytest.raises(ValueError, match="stop: expected 6 whole numbers from -1 to 0"):
-        sweep(KEY, data, recipe, axes, **options, stop=Wrong())
+        sweep(KEY, shifted, recipe, axes, **options, stop=Wrong())
     with pytest.raises(ValueError, match="stop: expected a function of networks with"):
-        sweep(KEY, data, recipe, axes, **options, stop=lambda networks: None)
+        sweep(KEY, shifted, recipe, axes, **options, stop=lambda networks: None)
 
 
 class Wrong:
@@ -211,6 +215,7 @@ class Wrong:
     reasons = ("wrong",)
 
     def __call__(self, networks: Networks) -> np.ndarray:
+        """The second reason, of one."""
         return np.ones(len(networks.seeds), int)
 
 
@@ -255,28 +260,32 @@ def test_reasons(case: str) -> None:
             assert verdict.kind.name == expected
 
 
-def test_forecasts(small: Dataset) -> None:
+def test_forecasts(rng: np.random.Generator) -> None:
     """A network that theory sees leave within 1.5 times the run is trained."""
-    keys = jax.random.split(jax.random.key(3), 3)
-    params = jax.vmap(lambda key: NET.init(key, scale=0.3))(keys)
-    params = {name: np.array(leaf) for name, leaf in params.items()}
-    params["W1"][2] = 10  # does not begin on the plateau
-    clouds = plateau.statistics(*small.train)
+    y = np.arange(320) % 3
+    centres = 0.2 * rng.normal(size=(3, 20))
+    x = (centres[y] + rng.normal(size=(320, 20))).astype(np.float32)
+    data, network = Dataset(*[Split(x, y)] * 3), MLP((20, 6, 5, 3), biases=False)
+    keys, scales = jax.random.split(KEY, 3), jnp.array([0.1, 0.1, 5.0])
+    many = jax.vmap(lambda key, scale: network.init(key, scale=scale))(keys, scales)
+    params = {name: np.asarray(leaf) for name, leaf in many.items()}
+    clouds = plateau.statistics(x, y)
     rates = np.array([0.5, 1.0, 1.0], np.float32)
     leaves = plateau.leaving_steps(
         params, clouds, learning_rate=rates, batch_size=16, steps=1e6
     )
     assert np.isfinite(leaves[:2]).all()
     assert leaves[0] > 1.2 * leaves[1]
-    assert np.isnan(leaves[2])
+    assert np.isnan(leaves[2])  # does not begin on the plateau
     # The run is as long as the first allows and the second does not.
     epochs = int(np.sqrt(leaves[0] * leaves[1]) / 1.5 / 20)
-    networks = told(np.zeros((3, 1)), epochs, data=small)._replace(
+    assert leaves[1] < 1.5 * 20 * epochs < leaves[0]
+    networks = told(np.zeros((3, 1)), epochs, data=data)._replace(
         params=params, point={"learning_rate": rates}
     )
 
     def answers(**fields: Any) -> list[int]:
-        options: dict[str, Any] = {"network": NET, "num_epochs": epochs}
+        options: dict[str, Any] = {"network": network, "num_epochs": epochs}
         recipe = Recipe(**options | {"batch_size": 16} | fields)
         found: list[int] = decided(networks._replace(recipe=recipe)).tolist()
         return found
@@ -288,7 +297,7 @@ def test_forecasts(small: Dataset) -> None:
         {"optimizer": lambda learning_rate: optax.sgd(learning_rate, momentum=0.9)},
         {"loss": losses.cross_entropy},
         {"value_and_grad": lambda params, x, y: None},
-        {"network": MLP((784, 6, 10))},
+        {"network": MLP((20, 6, 3))},
     ):
         assert answers(**others, num_epochs=1) == [-1, -1, -1]
     assert Decided(safety=np.inf)(networks).tolist() == [-1, -1, -1]
@@ -311,13 +320,13 @@ def test_verdicts_are_of_what_is_known(full: xr.Dataset, stopped: xr.Dataset) ->
 
 
 def test_verdicts_without_a_step() -> None:
-    """Vanishing by theory alone; without a reason it is too early; NaN is diverged."""
+    """By theory alone, for the horizon of a run of two epochs; NaN is diverged."""
     loss = np.full((4, 3), np.nan)
     loss[:, 0] = 2.3, 2.3, 2.3, np.nan
     by_network = {
         "stopped": np.array([2, 2, -1, 2]),
         "stopped_epoch": np.zeros(4),
-        "leaves_predicted": np.array([9.0, 9.5, np.nan, 9.0]),
+        "leaves_predicted": np.array([9.0, 3.5, np.nan, 9.0]),
     }
     result = xr.Dataset(
         {name: ("seed", values) for name, values in by_network.items()}
@@ -330,11 +339,12 @@ def test_verdicts_without_a_step() -> None:
     result = pool.labelled(result, decided)
     found = list(diagnosis.judged(result).values())
     assert [verdict.kind.name for verdict in found] == [
-        *("vanishing", "vanishing", "too early to tell", "diverged"),
+        *("vanishing", "too early to tell", "too early to tell", "diverged"),
     ]
     assert found[0].forecast == Forecast(9.0, 9.0, 9.0)
     assert "in epoch 9 (9 to 9)" in str(found[0])
     without = diagnosis.judged(result.drop_vars("leaves_predicted"))
-    assert "not in sight" in str(without[(0,)])
+    assert "vanishing" in str(without[(1,)])
+    assert "not in sight" in str(without[(1,)])
     names = [diagnosis.NAMES[i] for i in diagnosis.verdicts(result).values]
     assert names == [verdict.kind.name for verdict in found]
