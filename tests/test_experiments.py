@@ -489,6 +489,11 @@ PATHOLOGICAL: dict[str, tuple[list[str], str, tuple[str, ...], tuple[str, ...]]]
         ["--scales", "0.1", "--learning-rates", "1e-5"], "32 x 32",
         ("class-prior plateau",), ("diverged", "a smaller learning rate"),
     ),
+    "stopped": (
+        ["--scales", "1", "--learning-rates", "1e30", "1e-5", "--stop"], "32 x 32",
+        ("2 of 4 networks were stopped before the last epoch", "final: 2 diverged;"),
+        ("converged", "saturated at", "Yes at"),
+    ),
     "rate too large": (
         ["--scales", "1", "--learning-rates", "1e30"], "32 x 32",
         ("diverged", "a smaller learning rate"), ("saturated at", "Yes at"),
