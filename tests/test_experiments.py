@@ -491,7 +491,7 @@ PATHOLOGICAL: dict[str, tuple[list[str], str, tuple[str, ...], tuple[str, ...]]]
     ),
     "stopped": (
         ["--scales", "1", "--learning-rates", "1e30", "1e-5", "--stop"], "32 x 32",
-        ("2 of 4 networks were stopped before the last epoch", "final: 2 diverged;"),
+        ("4 of 4 networks were stopped", "2 diverged, 2 forecast beyond the run"),
         ("converged", "saturated at", "Yes at"),
     ),
     "rate too large": (
