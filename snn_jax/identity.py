@@ -122,8 +122,10 @@ def code_digest(function: Any) -> str:
             return _sha(digest(thing.__code__), *outer, defaults)
         if callable(thing) and hasattr(thing, "__dict__"):
             return _sha(type(thing).__qualname__, digest(vars(thing)))
-        # Where an object lies in memory is no part of it.
-        shown = re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+        # Where an object lies in memory is no part of it, nor is what Python notes in a
+        # class when one of its objects is pickled.
+        noted = r" at 0x[0-9a-f]+|, '__slotnames__': \[[^\]]*\]"
+        shown = re.sub(noted, "", repr(thing))
         return _sha(type(thing).__name__, shown)
 
     return digest(function)

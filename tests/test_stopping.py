@@ -4,6 +4,7 @@ The rule of most tests is a user's: it stops a network after as many epochs as i
 says.
 """
 
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -176,7 +177,9 @@ def test_rules_are_known_by_what_they_do(data: Dataset) -> None:
     ]
     assert len(set(map(rule_digest, rules))) == len(rules)
     assert rule_digest(made(1.0, abs)) == rule_digest(rules[0])
-    assert rule_digest(decided) == rule_digest(Decided())
+    before = rule_digest(decided)
+    pickle.dumps(RECIPE)  # leaves a note in the classes that a rule names
+    assert rule_digest(Decided()) == before
     without = Sweep(KEY, data, RECIPE, AXES, **OPTIONS)
     assert "stop" not in identity_of(without).words
 
