@@ -87,6 +87,8 @@ class Settings:
         "centred_orthogonal",
     ] = "normal"
     """What the init scale multiplies."""
+    stop: bool = False
+    """Whether to stop networks before the last epoch once their verdict is final."""
     depth_study: bool = True
     """Whether to train networks of smaller depths too."""
     data: command_line.DataPath = None
@@ -220,13 +222,16 @@ def sweeps(settings: Settings, dataset: "Dataset") -> "dict[str, Sweep]":
     """By folder: the networks; and the depths from 1 on, for test accuracy alone."""
     import jax
 
+    from snn_jax import stopping
     from snn_jax.recipe import Recipe
     from snn_jax.sweep import Sweep
 
     key, deep = jax.random.key(0), network_of(settings, dataset)
     recipe = Recipe(deep, num_epochs=settings.epochs, batch_size=settings.batch_size)
     axes = {"scale": settings.scales, "learning_rate": settings.learning_rates}
-    found = {"networks": Sweep(key, dataset, recipe, axes, seeds=settings.seeds)}
+    stop = stopping.decided if settings.stop else None
+    whole = Sweep(key, dataset, recipe, axes, seeds=settings.seeds, stop=stop)
+    found = {"networks": whole}
     if settings.depth_study:
         study = DEPTH_STUDY[settings.preset]
         count = min(NUM_DEPTHS, settings.depth)
@@ -276,7 +281,7 @@ def show(
     import _answer
     import _words
 
-    from snn_jax import diagnosis, files, plateau, report, results
+    from snn_jax import curves, diagnosis, files, plateau, report, results, stopping
 
     # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
     warnings.simplefilter("ignore", RuntimeWarning)
@@ -297,10 +302,12 @@ def show(
         with files.replacing(settings.out / "depth.nc") as file:
             by_depth.to_netcdf(file, engine="scipy")
 
+    # Who was stopped counts as it was then.
+    held = curves.held(result)
     facts = _answer.facts(
-        result, _answer.of_data(dataset), "class" if settings.data else "digit"
+        held, _answer.of_data(dataset), "class" if settings.data else "digit"
     )
-    facts["settings"] = settings
+    facts |= {"settings": settings, "stopped": stopping.counts(result)}
     notes = _words.answers("convergence_notes.md.j2", **facts)
     answers = _words.answers("convergence.md.j2", **facts)
     path = report.write(
@@ -312,7 +319,7 @@ def show(
         settings=made_with,
     )
     print()
-    print(command_line.as_text(_answer.outcome_table(result)))
+    print(command_line.as_text(_answer.outcome_table(held)))
     print("\n" + textwrap.fill(notes["table"][0], 88))
     command_line.tell(answers, path)
 
@@ -360,11 +367,11 @@ def page(
     import _cells
     import _words
 
-    from snn_jax import figures, meanfield, plateau, signals
+    from snn_jax import curves, figures, meanfield, plateau, signals
 
     maps, labels = representations(settings, dataset, result)
     drawn: dict[str, Figure | None] = {
-        "loss_curves": figures.loss_curves(result),
+        "loss_curves": figures.loss_curves(curves.held(result)),
         "accuracy_by_scale": figures.accuracy_by_scale(result),
         "verdict_map": figures.verdict_map(result),
         "gradient_per_layer": figures.gradient_per_layer(result),
@@ -383,7 +390,7 @@ def page(
     return _words.sections(
         "convergence_page.md.j2",
         drawn,
-        tables(result),
+        tables(curves.held(result)),
         {"verdict_map": _cells.details(result)},
         **facts,
         out=settings.out,

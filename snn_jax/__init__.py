@@ -25,8 +25,9 @@ what is seen:
     programs      the compiled functions of a recipe
     ensemble      the networks of one program
     axes          named axes, and who takes their values
-    sweep         a network for every point and seed
     results       chunks of numbers, put together and labelled
+    pool          networks that a rule may stop, the others closing the ranks
+    sweep         a network for every point and seed
     identity      what computes a result
     files         files that are never half written
     store         a folder of finished chunks: resuming, shards
@@ -35,7 +36,9 @@ what is seen:
     comparison    theory beside measurement
     plateau       when a network will learn, from its initial weights
     forecast      how that is said, and guessed from curves alone
+    curves        what is known of each network of a result, up to its stop
     diagnosis     the verdict on each network, with its evidence
+    stopping      when its verdict is final, and it need not be trained any longer
     hindsight     did the verdicts come true?
     remedies      what makes the deep network learn
     figures       pictures of a result

@@ -29,7 +29,9 @@ from typing import Any, NamedTuple
 import numpy as np
 import xarray as xr
 
-from snn_jax.forecast import EXTRAPOLATED, READY_TO_LEAVE, Forecast, extrapolated
+from snn_jax import curves
+from snn_jax.curves import each_network
+from snn_jax.forecast import EXTRAPOLATED, Forecast, extrapolated
 
 # Shares of the label entropy, set in nats on ten equally frequent classes.
 TEN_CLASSES = math.log(10)
@@ -52,15 +54,12 @@ LEARNING_GAIN = 0.25 / TEN_CLASSES
 CONVERGED_CHANGE = 0.3 / TEN_CLASSES
 # From this share of saturated units on, layer after layer, the input hardly matters.
 MOSTLY_SATURATED = 0.7
-# The same where layers are not known: smallest over largest gradient of the arrays of
-# parameters.
-READY_GRADIENT_RATIO = 1e-3
-# A network stands still if none of its arrays would change by more than this share of
-# itself if it ran as long again at its present pace.
-STANDS_STILL = 0.02
 # Growth speeds up before the end; a network is called stuck only if it would take twice
 # as long as the horizon at the growth seen so far.
 SAFETY = 2
+# Why a sweep may stop a network before its first step: it is said to be vanishing.
+BEYOND = "forecast beyond the run"
+NOT_IN_SIGHT = Forecast(math.inf, math.inf, math.inf)
 
 
 class Kind(NamedTuple):
@@ -281,55 +280,6 @@ def _without_layers(
     return None
 
 
-def _spread(result: xr.Dataset) -> xr.DataArray:
-    """Of each network's own top hidden layer, or what says as much."""
-    spread = xr.full_like(result["label_information"], np.nan)
-    if "activation_spread" in result:
-        layers = result["activation_spread"]
-        # Where networks differ in depth, the layers that one has not are NaN.
-        there = layers.notnull().any("epoch")
-        top = there & ~there.shift(hidden_layer=-1, fill_value=False)
-        spread = layers.where(top).sum("hidden_layer", min_count=1)
-    if "leaf" in result.dims and "gradient_rms" in result:
-        leaves = result["gradient_rms"]
-        # Arrays that the loss never depends on tell nothing.
-        leaves = leaves.where((leaves > 0).any("epoch"))
-        ratio = leaves.min("leaf") / leaves.max("leaf")
-        pace = result["weight_change"].isel(epoch=-1).max("leaf")
-        still = pace * (result.sizes["epoch"] - 1) < STANDS_STILL
-        growing = READY_TO_LEAVE / READY_GRADIENT_RATIO * ratio
-        spread = spread.fillna(growing.where(~still, 0))
-    return spread
-
-
-def _saturation(result: xr.Dataset) -> xr.DataArray:
-    """Of the hidden layers above the first, or of the only one."""
-    if "saturation" not in result:
-        return xr.full_like(result["label_information"], np.nan)
-    first, above = (
-        result["saturation"].isel(hidden_layer=layers).mean("hidden_layer")
-        for layers in ([0], slice(1, None))
-    )
-    return above.fillna(first)
-
-
-def _forecasts(seen: xr.Dataset) -> np.ndarray | None:
-    """Of every network, in looks; None if there are none, NaN if theory has none."""
-    if "leaves_predicted" not in seen:
-        return None
-    names = ("leaves_predicted", "leaves_earliest", "leaves_latest")
-    looks_per_epoch = (seen.sizes["epoch"] - 1) / float(seen.epoch[-1])
-    epochs = [each_network(seen, seen[name]) for name in names]
-    forecasts: np.ndarray = looks_per_epoch * np.stack(epochs, axis=-1)
-    return forecasts
-
-
-def each_network(result: xr.Dataset, values: xr.DataArray) -> np.ndarray:
-    """For every network, networks first, in the order of ``test_loss``."""
-    whole = values.broadcast_like(result.test_loss)
-    return np.asarray(whole.transpose(*result.test_loss.dims, ...))
-
-
 def judged(
     result: xr.Dataset, epoch: int | float | None = None
 ) -> dict[tuple[int, ...], Verdict]:
@@ -338,7 +288,8 @@ def judged(
     Of a network whose layers are not known the evidence is ``gradient_rms``, by which
     one array of its parameters is reached so much less than another, and
     ``weight_change``, if it stands still. Nothing is called vanishing without signals,
-    saturated without ``saturation``, overfitting without ``train_loss``.
+    saturated without ``saturation``, overfitting without ``train_loss``. A network that
+    was stopped before the end is judged by what is known up to there.
 
     Args:
         result: as from ``sweep.sweep``, with any axes and any loss.
@@ -352,24 +303,67 @@ def judged(
     """
     seen = result.sel(epoch=slice(0, epoch))
     information = each_network(seen, seen.label_information)
-    spread = each_network(seen, _spread(seen))
-    saturation = each_network(seen, _saturation(seen))
+    spread = each_network(seen, curves.spread(seen))
+    saturation = each_network(seen, curves.saturation(seen))
     entropy = each_network(seen, seen.label_entropy)
     unknown = xr.full_like(seen.label_information, np.nan)
     of_training = seen.get("train_loss", unknown)
     training = each_network(seen, seen.label_entropy - of_training)
-    forecasts = _forecasts(seen)
-    return {
-        network: diagnose(
-            information[network],
-            spread[network],
-            saturation[network],
+    forecasts = curves.forecasts(seen)
+    last = each_network(seen, curves.last_look(seen))
+    late = each_network(seen, curves.stopped_for(seen, BEYOND))
+    found = {}
+    for network in np.ndindex(information.shape[:-1]):
+        end, forecast = int(last[network]), None
+        if forecasts is not None:
+            forecast = Forecast(*forecasts[network])
+        if end == 0 < seen.sizes["epoch"] - 1:
+            found[network] = _untrained(
+                float(information[network][0]),
+                float(saturation[network][0]),
+                float(entropy[network]),
+                _of_theory(forecast) if late[network] else None,
+                seen.sizes["epoch"] - 1,
+            )
+            continue
+        found[network] = diagnose(
+            information[network][: end + 1],
+            spread[network][: end + 1],
+            saturation[network][: end + 1],
             label_entropy=float(entropy[network]),
-            training=training[network],
-            forecast=None if forecasts is None else Forecast(*forecasts[network]),
+            training=training[network][: end + 1],
+            forecast=forecast,
         )
-        for network in np.ndindex(information.shape[:-1])
-    }
+    return found
+
+
+def _of_theory(forecast: Forecast | None) -> Forecast:
+    """That of a network which a forecast stopped, known or not."""
+    known = forecast is not None and not np.isnan(forecast.epoch)
+    return forecast if known and forecast is not None else NOT_IN_SIGHT
+
+
+def _untrained(
+    information: float,
+    saturation: float,
+    entropy: float,
+    late: Forecast | None,
+    num_looks: int,
+) -> Verdict:
+    """On a network that was stopped before its first step, perhaps by a forecast.
+
+    As of one that was trained for as long as the others and is where it was.
+    """
+    stuck = BY_NAME["vanishing"].horizon * num_looks
+    vanishing = late is not None and late.earliest > stuck
+    name = "vanishing" if vanishing else "too early to tell"
+    if not np.isfinite(information):
+        name = "diverged"
+    unknown = float("nan")
+    return Verdict(
+        BY_NAME[name], information, entropy, unknown, saturation, unknown,
+        information, late,
+    )  # fmt: skip
 
 
 def verdicts(result: xr.Dataset, epoch: int | float | None = None) -> xr.DataArray:

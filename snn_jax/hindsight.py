@@ -6,6 +6,8 @@ from typing import Any
 import numpy as np
 import xarray as xr
 
+from snn_jax import curves
+from snn_jax.curves import each_network
 from snn_jax.diagnosis import (
     BY_NAME,
     CONVERGED_CHANGE,
@@ -13,7 +15,6 @@ from snn_jax.diagnosis import (
     LEFT_PLATEAU,
     NAMES,
     WORSE_THAN_PLATEAU,
-    each_network,
     verdicts,
 )
 
@@ -74,19 +75,26 @@ def confusion(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
         epoch: the last epoch that the verdicts may know of.
 
     Returns:
-        (verdict, came_true) counts of networks.
+        (verdict, came_true) counts of networks, without those that were stopped before
+        the horizon of their verdict.
     """
     known = each_network(result, result.label_information / result.label_entropy)
     num_looks = int((result.epoch <= epoch).sum()) - 1
     found = verdicts(result, epoch).values
     right = np.zeros_like(found)
-    for network in np.ndindex(found.shape):
+    # Nobody knows what would have become of a network that was stopped before.
+    last = each_network(result, curves.last_look(result))
+    judged = np.array([BY_NAME[name].horizon for name in NAMES])[found]
+    judged = last >= np.minimum(judged * num_looks, result.sizes["epoch"] - 1)
+    for network in zip(*np.nonzero(judged), strict=True):
         right[network] = was_right(NAMES[found[network]], known[network], num_looks)
-    return _counts(found, right, "came_true", [False, True])
+    return _counts(found[judged], right[judged], "came_true", [False, True])
 
 
 def outcomes(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
     """Verdicts after some epochs against where the networks are after all of them.
+
+    Networks that were stopped before are where they were then.
 
     Args:
         result: as from ``sweep.sweep``.
@@ -95,7 +103,7 @@ def outcomes(result: xr.Dataset, epoch: int | float) -> xr.DataArray:
     Returns:
         (verdict, outcome) counts of networks.
     """
-    last = result.label_information.isel(epoch=-1) / result.label_entropy
+    last = curves.at_last_look(result, result.label_information) / result.label_entropy
     known = each_network(result, last)
     diverged = ~np.isfinite(known) | (known < -WORSE_THAN_PLATEAU)
     ends = np.digitize(known, [LEFT_PLATEAU, LEARNED])

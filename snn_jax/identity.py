@@ -122,11 +122,28 @@ def code_digest(function: Any) -> str:
             return _sha(digest(thing.__code__), *outer, defaults)
         if callable(thing) and hasattr(thing, "__dict__"):
             return _sha(type(thing).__qualname__, digest(vars(thing)))
-        # Where an object lies in memory is no part of it.
-        shown = re.sub(r" at 0x[0-9a-f]+", "", repr(thing))
+        # Where an object lies in memory is no part of it, nor is what Python notes in a
+        # class when one of its objects is pickled.
+        noted = r" at 0x[0-9a-f]+|, '__slotnames__': \[[^\]]*\]"
+        shown = re.sub(noted, "", repr(thing))
         return _sha(type(thing).__name__, shown)
 
     return digest(function)
+
+
+def rule_digest(rule: Any) -> str:
+    """SHA-256 of what a rule of ``stopping`` does: its code and its constants."""
+    parts = [code_digest(tuple(rule.reasons)), code_digest(rule)]
+    if not inspect.isroutine(rule):
+        # Of an object, what its class and their bases define, methods included.
+        for of_class in type(rule).__mro__[:-1]:
+            for name, value in sorted(vars(of_class).items()):
+                if name == "__call__" or not name.startswith("__"):
+                    value = value.fget if isinstance(value, property) else value
+                    parts += [name, code_digest(getattr(value, "__func__", value))]
+            slots = getattr(of_class, "__slots__", ())
+            parts += [code_digest(getattr(rule, name, None)) for name in slots]
+    return _sha(*parts)
 
 
 def _named_by(function: types.FunctionType) -> list[Any]:
@@ -218,6 +235,9 @@ class Identity:
             + f" {jax.random.key_impl(sweep.key)}",
             **surroundings(),
         }
+        if sweep.stop is not None:
+            names = ", ".join(sweep.stop.reasons)
+            self.words["stop"] = f"{names} {rule_digest(sweep.stop)[:16]}"
         if sweep.initial is not None:
             leaves = map(np.asarray, jax.tree.leaves(sweep.initial))
             self.words["initial parameters"] = _sha(*(v.tobytes() for v in leaves))[:16]
@@ -244,6 +264,9 @@ class Identity:
         members = self.sweep.members(chunk)
         seeds, points = self.sweep.axes.points(members)
         everywhere = ["key", "initial parameters", "epochs", *surroundings()]
+        # What a rule is told depends on the length of the run, and what it decides is
+        # part of the result.
+        everywhere += ["stop"] * (self.sweep.stop is not None)
         return _sha(
             self._of_program[program],
             *(self.words.get(name, "") for name in everywhere),

@@ -34,6 +34,8 @@ LABELS: dict[str, tuple[str, str]] = {
     "label_entropy": ("training loss of the best constant output", "nats"),
     "test_loss": ("test loss after the last epoch", "nats"),
     "test_accuracy": ("test accuracy after the last epoch", FRACTION),
+    "stopped": ("why it was stopped before the end", ""),
+    "stopped_epoch": ("epoch after which it was stopped before the end", "epochs"),
     "test_class_frequency": ("share of each class in the test set", FRACTION),
 }
 # Losses that are measured in nats; another loss has a unit of its own.
@@ -82,7 +84,7 @@ def of_program(ensemble: Ensemble, axes: Axes, whole: dict[str, Any]) -> xr.Data
     used = {dim for variable in variables.values() for dim in variable.dims}
     coordinates |= {dim: values for dim, values in inner.items() if dim in used}
     result = xr.Dataset(variables, coords=coordinates)
-    result = result.assign(_plateau(ensemble))
+    result = result.assign(best_constant(ensemble))
     result["label_information"] = result.plateau_loss - result.valid_loss
     if not datasets.are_labels(data.train.y):
         result = result.drop_vars(["valid_accuracy", "test_accuracy"])
@@ -118,7 +120,7 @@ def _inner_dims(
     return [f"{name}_{i}" for i in range(len(shape))]
 
 
-def _plateau(ensemble: Ensemble) -> dict[str, xr.Variable]:
+def best_constant(ensemble: Ensemble) -> dict[str, xr.Variable]:
     """What the best constant output costs, and the frequencies of the classes."""
     loss, (train, valid, test) = ensemble.recipe.loss, ensemble.data
     constant = losses.best_constant(loss, train.y, ensemble.output_shape)

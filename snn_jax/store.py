@@ -274,7 +274,8 @@ def write_final_table(path: Path, folder: Path, sweep: Sweep) -> None:
         for i, chunk in enumerate(read_chunks(folder, sweep)):
             columns = sweep.coordinates(i)
             columns |= {name: chunk[name][:, -1] for name in last}
-            columns |= {name: chunk[name] for name in ("test_loss", "test_accuracy")}
+            ends = ("test_loss", "test_accuracy", "stopped", "stopped_epoch")
+            columns |= {name: chunk[name] for name in ends if name in chunk}
             if "gradient_rms" in chunk:
                 for place, name in ((0, "first"), (-1, "last")):
                     column = f"initial_gradient_rms_{name}_layer"

@@ -19,7 +19,7 @@ import xarray as xr
 from jaxtyping import Array, Key
 
 from snn_jax import axes as named
-from snn_jax import datasets, results
+from snn_jax import datasets, pool, results
 from snn_jax.ensemble import Ensemble
 from snn_jax.networks import Params
 from snn_jax.recipe import Recipe
@@ -49,6 +49,8 @@ class Sweep:
         initial: parameters to start from, instead of ``network.init``: leaves with a
             leading axis of all networks, in the order of the grid.
         signals: whether to measure what ``signals`` can, at every look.
+        stop: a rule that ends networks before the end, as ``stopping.decided``; a chunk
+            is then a ``pool`` of many widths. By default all are trained to the end.
 
     Attributes:
         num_networks: in the whole grid.
@@ -57,7 +59,8 @@ class Sweep:
 
     Raises:
         ValueError: an axis that nobody takes, labels that are no class, a batch size
-            out of range, a gradient of another shape, all before anything is trained.
+            out of range, a gradient of another shape, a rule without reasons, all
+            before anything is trained.
     """
 
     def __init__(
@@ -72,7 +75,9 @@ class Sweep:
         width: int | None = None,
         initial: Params | None = None,
         signals: bool = True,
+        stop: Any = None,
     ) -> None:
+        self.stop = None if stop is None else pool.checked(stop)
         self.key, self.recipe, self.initial = key, recipe, initial
         self.axes = named.resolve(recipe, data, axes or {}, seeds)
         self.data = data if named.is_factory(data) else datasets.checked(data)
@@ -86,7 +91,10 @@ class Sweep:
         self._current: tuple[int, Ensemble] | None = None
         # All programs are looked at before anything is trained.
         self.widths = [self.ensemble(i).width for i in range(len(self.points))]
-        counts = [math.ceil(self.axes.per_program / width) for width in self.widths]
+        # Networks of a chunk, by program.
+        times = 1 if stop is None else pool.DEVICES_FULL
+        self.sizes = [times * width for width in self.widths]
+        counts = [math.ceil(self.axes.per_program / size) for size in self.sizes]
         # Chunks of program i have the numbers _first[i] to _first[i + 1] - 1.
         self._first = np.cumsum([0, *counts])
         self.num_chunks = int(self._first[-1])
@@ -105,6 +113,7 @@ class Sweep:
             "width": self.widths[0] if len(set(self.widths)) == 1 else None,
             "signals": self._options["with_signals"],
             "seeds": self.axes.seeds,
+            "stop": self.stop,
             "initial": jax.tree.map(np.asarray, self.initial),
         }
         key = (
@@ -141,10 +150,9 @@ class Sweep:
     def members(self, chunk: int) -> np.ndarray:
         """The places of a chunk's networks in the grid of its program."""
         program = self.program_of(chunk)
-        first = (chunk - int(self._first[program])) * self.widths[program]
-        return np.arange(
-            first, min(first + self.widths[program], self.axes.per_program)
-        )
+        size = self.sizes[program]
+        first = (chunk - int(self._first[program])) * size
+        return np.arange(first, min(first + size, self.axes.per_program))
 
     def coordinates(self, chunk: int) -> dict[str, np.ndarray]:
         """Values of the axes and seed of a chunk's networks, as labels."""
@@ -167,7 +175,7 @@ class Sweep:
         for program, of_program in itertools.groupby(chunks, self.program_of):
             waiting = list(of_program)
             ensemble = self.ensemble(program)
-            at_once = ensemble.size // ensemble.width
+            at_once = 1 if self.stop is not None else ensemble.size // ensemble.width
             for first in range(0, len(waiting), at_once):
                 yield waiting[first : first + at_once]
 
@@ -192,6 +200,22 @@ class Sweep:
         if self.initial is None:
             ensemble.compile()
         members = [self.members(chunk) for chunk in chunks]
+        if self.stop is not None:
+            places = np.concatenate(members)
+            initial = jax.tree.map(lambda leaf: np.asarray(leaf)[places], self.initial)
+            point = self.points[self.program_of(chunks[0])]
+            whole = pool.run(
+                ensemble,
+                self.stop,
+                self.key,
+                pool.Members(*self.axes.points(places), point, initial),
+                report=report,
+                saved=saved,
+                save=save,
+            )
+            ends = np.cumsum([len(of_chunk) for of_chunk in members])[:-1]
+            parts = {name: np.split(values, ends) for name, values in whole.items()}
+            return [{n: v[i] for n, v in parts.items()} for i in range(len(chunks))]
         real = sum(map(len, members))
         # Filled up with copies to the size that everything is compiled for.
         padded = [np.pad(m, (0, ensemble.width - len(m)), mode="edge") for m in members]
@@ -204,7 +228,7 @@ class Sweep:
             chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[places], self.initial)
             states = ensemble.start_from(chosen, points)
         if saved is None:
-            rows = [_look(ensemble, states.params)]
+            rows: list[dict[str, Any]] = [pool.look(ensemble, states.params)]
         else:
             states, rows = _restored(ensemble, states, saved)
             report(real * (len(rows) - 1))
@@ -214,7 +238,7 @@ class Sweep:
             states, happened = ensemble.run_epoch(
                 states, seeds, points, self.key, epoch + 1, part
             )
-            rows.append(happened | _look(ensemble, states.params))
+            rows.append(happened | pool.look(ensemble, states.params))
             report(real)
             save(functools.partial(_saved, states, rows))
         # Before the first epoch nothing has happened.
@@ -247,6 +271,8 @@ class Sweep:
             ensemble = self.ensemble(program)
             parts.append((point, results.of_program(ensemble, self.axes, whole)))
         result = results.combined(parts, self.axes)
+        if self.stop is not None:
+            result = pool.labelled(result, self.stop)
         # What seeds are folded into: with it, every network can be drawn again.
         result.attrs["key_data"] = " ".join(map(str, jax.random.key_data(self.key)))
         return result
@@ -269,7 +295,8 @@ def sweep(
         recipe: what a training run is.
         axes: names and values, see ``axes``.
         report: called with the number of (network, look) pairs just finished.
-        options: further arguments of ``Sweep``: seeds, engine, width, initial, signals.
+        options: further arguments of ``Sweep``: seeds, engine, width, initial, signals,
+            stop.
 
     Returns:
         The labelled result, as from ``Sweep.assemble``.
@@ -287,13 +314,6 @@ def sweep(
     for together in whole.together(range(whole.num_chunks)):
         chunks += whole.run_chunks(together, report=report)
     return whole.assemble(chunks)
-
-
-def _look(ensemble: Ensemble, params: Params) -> dict[str, Any]:
-    """What is known of networks between epochs."""
-    valid = ensemble.evaluate(params, "valid")
-    seen = {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
-    return seen | ensemble.observe(params)
 
 
 def _saved(states: State, rows: list[dict[str, Any]]) -> Chunk:

@@ -489,6 +489,11 @@ PATHOLOGICAL: dict[str, tuple[list[str], str, tuple[str, ...], tuple[str, ...]]]
         ["--scales", "0.1", "--learning-rates", "1e-5"], "32 x 32",
         ("class-prior plateau",), ("diverged", "a smaller learning rate"),
     ),
+    "stopped": (
+        ["--scales", "1", "--learning-rates", "1e30", "1e-5", "--stop"], "32 x 32",
+        ("4 of 4 networks were stopped", "2 diverged, 2 forecast beyond the run"),
+        ("converged", "saturated at", "Yes at"),
+    ),
     "rate too large": (
         ["--scales", "1", "--learning-rates", "1e30"], "32 x 32",
         ("diverged", "a smaller learning rate"), ("saturated at", "Yes at"),

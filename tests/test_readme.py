@@ -25,7 +25,7 @@ NAMES = (
     *("activation", "network", "equinox", "flax", "loss", "gradient", "optimizer"),
     *("data", "axes"),
 )
-DOORS = dict(zip(NAMES, BLOCKS[1:-1], strict=True))
+DOORS = dict(zip(NAMES, BLOCKS[2:-1], strict=True))
 
 
 def test_library_example(capsys: pytest.CaptureFixture[str]) -> None:
@@ -45,6 +45,17 @@ def test_forecast_example(
     epochs = np.fromstring(capsys.readouterr().out.strip("[]\n"), sep=" ")
     assert epochs.shape == (8,)
     assert (epochs > 100).all()
+
+
+def test_stopping_example(
+    names: dict[str, Any], capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Theory stops the smaller scale before its first step; nobody is good enough."""
+    exec(compile(BLOCKS[1], "README.md", "exec"), names)
+    decided, good_enough = capsys.readouterr().out.split("not_stopped good_enough")
+    assert decided.startswith("not_stopped diverged converged forecast_beyond_the_run")
+    assert "[[[ 0.  0.  0.  0.]]" in decided
+    assert good_enough.count("nan") == 8
 
 
 @pytest.fixture
