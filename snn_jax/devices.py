@@ -81,16 +81,6 @@ def split(values: Any, mesh: Mesh) -> Any:
     return jax.device_put(values, NamedSharding(mesh, SPLIT))
 
 
-def split_shapes(tree: Any, mesh: Mesh) -> Any:
-    """What ``split`` gives, without the numbers: programs are compiled for it."""
-    place = NamedSharding(mesh, SPLIT)
-
-    def shape(a: Any) -> jax.ShapeDtypeStruct:
-        return jax.ShapeDtypeStruct(a.shape, a.dtype, sharding=place)  # type: ignore[no-untyped-call]
-
-    return jax.tree.map(shape, tree)
-
-
 def whole(values: Any, mesh: Mesh) -> Any:
     """Puts arrays on all devices."""
     return jax.device_put(jax.tree.map(_aligned, values), NamedSharding(mesh, WHOLE))
@@ -121,11 +111,20 @@ def as_float64(tree: Any) -> Any:
     return jax.tree.map(cast, tree)
 
 
-def shapes(tree: Any) -> Any:
-    """Shapes and dtypes instead of arrays, as they are on a device."""
+def shapes(tree: Any, mesh: Mesh | None = None, place: PartitionSpec = SPLIT) -> Any:
+    """Shapes and dtypes instead of arrays, as they are on devices.
+
+    Args:
+        tree: arrays.
+        mesh: the devices that they are on; without it nothing is said of them.
+        place: how they lie there.
+    """
+    on = None if mesh is None else NamedSharding(mesh, place)
 
     def shape(a: Any) -> jax.ShapeDtypeStruct:
-        dtype = jax.dtypes.canonicalize_dtype(a.dtype)
-        return jax.ShapeDtypeStruct(a.shape, dtype)  # type: ignore[no-untyped-call]
+        dtype = a.dtype
+        if not jnp.issubdtype(dtype, jax.dtypes.extended):
+            dtype = jax.dtypes.canonicalize_dtype(dtype)
+        return jax.ShapeDtypeStruct(a.shape, dtype, sharding=on)  # type: ignore[no-untyped-call]
 
     return jax.tree.map(shape, tree)

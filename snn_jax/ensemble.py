@@ -17,7 +17,6 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jax.sharding import Mesh
 from jaxtyping import Array, Key
 
 from snn_jax import datasets, devices, fast, programs, signals, training
@@ -224,60 +223,42 @@ class Ensemble:
 
         Without it, each program is compiled when it is first used.
         """
-        if self._compiled:
-            return
-        placed = self._placed
-        found = self._lowered(
-            self.mesh, True, placed["learned from"], placed["reference"], placed,
-            placed["observed"],
-        )  # fmt: skip
-        with ThreadPoolExecutor() as pool:
-            list(pool.map(lambda lowered: lowered.compile(), found.values()))
-        self._compiled = True
+        if not self._compiled:
+            with ThreadPoolExecutor() as pool:
+                found = self.lowered(here=True).values()
+                list(pool.map(lambda lowered: lowered.compile(), found))
+            self._compiled = True
 
-    def lowered(self) -> dict[str, Any]:
-        """The programs of one device, by what they do, lowered and not compiled."""
-        learned_from, observed = self._learned_from(), self._observed_examples()
-        reference = self.data.train.x[: training.NUM_REFERENCE]
-        with jax.enable_x64(True):
-            observed = devices.shapes(observed)
-        return self._lowered(
-            devices.mesh_for(1, 1),
-            False,
-            devices.shapes(learned_from),
-            devices.shapes(reference),
-            {"test": devices.shapes(self.data.test)},
-            observed,
-        )
+    def lowered(self, *, here: bool = False) -> dict[str, Any]:
+        """The programs by what they do, lowered and not compiled.
 
-    def _lowered(
-        self,
-        mesh: Mesh,
-        placed: bool,
-        learned_from: Any,
-        reference: Any,
-        evaluated: Mapping[str, Any],
-        observed: Any,
-    ) -> dict[str, Any]:
-        """The programs of a mesh, for arrays that are placed on it, or such shapes."""
-        count = self.width * mesh.size
-        key, seeds = jax.random.key(0), np.zeros(count, np.int32)
-        points = {name: np.full(count, value) for name, value in self.traced.items()}
+        Args:
+            here: for the devices of this ensemble; by default for one.
+        """
+        mesh = self.mesh if here else devices.mesh_for(1, 1)
+        split = functools.partial(devices.shapes, mesh=mesh if here else None)
+        whole = functools.partial(split, place=devices.WHOLE)
+        count, key = self.width * mesh.size, jax.random.key(0)
+        seeds = split(np.zeros(count, np.int32))
+        points = split({name: np.full(count, v) for name, v in self.traced.items()})
         start = programs.start(mesh, self._core, self._static)
-        states = jax.eval_shape(start, key, seeds, points)
-        if placed:
-            seeds, points = map(self.split, (seeds, points))
-            states = devices.split_shapes(states, mesh)
+        states = split(jax.eval_shape(start, key, seeds, points))
         run = programs.run_epoch(mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(1), jnp.int32(0))
         evaluate = programs.evaluate(mesh, self._core, self.method)
+        reference = self.data.train.x[: training.NUM_REFERENCE]
         found = {
             "initial weights": start.lower(key, seeds, points),
-            "training": run.lower(states, seeds, points, when, *learned_from),
-            "evaluation": evaluate.lower(states.params, evaluated["test"], reference),
+            "training": run.lower(
+                states, seeds, points, when, *whole(self._learned_from())
+            ),
+            "evaluation": evaluate.lower(
+                states.params, *whole((self.data.test, reference))
+            ),
         }
         if self._observes:
             with jax.enable_x64(True):
                 observe = programs.observe(mesh, self._core, *self._observed)
-                found["observations"] = observe.lower(states.params, *observed)
+                examples = whole(self._observed_examples())
+                found["observations"] = observe.lower(states.params, *examples)
         return found
