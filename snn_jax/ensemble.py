@@ -317,8 +317,7 @@ class Ensemble:
 
     def start(self, key: Key[Array, ""], seeds: Any, points: Points) -> State:
         """The states of N networks, each from its seed and point."""
-        start = _start(self.mesh, self._core, self._static)
-        states: State = start(key, seeds, points)
+        states: State = _start(self.mesh, self._core, self._static)(key, seeds, points)
         return states
 
     def start_from(self, many: Params, points: Points) -> State:
@@ -351,11 +350,10 @@ class Ensemble:
         """
         run = _run_epoch(self.mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(epoch), jnp.int32(part))
-        after: State
-        after, happened = run(
+        after: tuple[State, dict[str, Array]] = run(
             states, seeds, points, when, *self._placed["learned from"]
         )
-        return after, happened
+        return after
 
     def evaluate(self, many: Params, split: str) -> Evaluation:
         """Loss and accuracy of all networks on "valid" or "test"."""
@@ -371,30 +369,32 @@ class Ensemble:
             found = run(many, *self._placed["observed"])
             return {name: np.asarray(value) for name, value in found.items()}
 
-    def lowered(self) -> dict[str, Any]:
-        """The programs of one device, by what they do, lowered and not compiled."""
-        mesh = devices.mesh_for(1, 1)
+    def lowered(self, platform: str | None = None) -> dict[str, Any]:
+        """The programs of one device, by what they do, lowered and not compiled.
+
+        The platform need not be here: what "cuda" lacks is a NotImplementedError.
+        """
+
+        def lower(program: Compiled, *arguments: Any) -> Any:
+            platforms = platform and (platform,)
+            return program.trace(*arguments).lower(lowering_platforms=platforms)
+
         key, seeds = jax.random.key(0), np.zeros(self.width, np.int32)
-        points = {
-            name: np.full(self.width, value) for name, value in self.traced.items()
-        }
-        start = _start(mesh, self._core, self._static)
+        points = {n: np.full(self.width, value) for n, value in self.traced.items()}
+        here = devices.mesh_for(1, 1), self._core
+        start = _start(*here, self._static)
         states = jax.eval_shape(start, key, seeds, points)
-        run = _run_epoch(mesh, self._core, self.method, self._static)
+        run = _run_epoch(*here, self.method, self._static)
         when = (key, jnp.int32(1), jnp.int32(0))
-        evaluate = _evaluate(mesh, self._core, self.method)
-        reference = self.data.train.x[: training.NUM_REFERENCE]
+        x = self.data.train.x[: training.NUM_REFERENCE]
+        learned, split = devices.shapes((self._learned_from(), (self.data.test, x)))
         found = {
-            "initial weights": start.lower(key, seeds, points),
-            "training": run.lower(
-                states, seeds, points, when, *devices.shapes(self._learned_from())
-            ),
-            "evaluation": evaluate.lower(
-                states.params, *devices.shapes((self.data.test, reference))
-            ),
+            "initial weights": lower(start, key, seeds, points),
+            "training": lower(run, states, seeds, points, when, *learned),
+            "evaluation": lower(_evaluate(*here, self.method), states.params, *split),
         }
         with jax.enable_x64(True):
-            observe = _observe(mesh, self._core, *self._observed)
+            observe = _observe(*here, *self._observed)
             examples = devices.shapes(self._observed_examples())
-            found["observations"] = observe.lower(states.params, *examples)
+            found["observations"] = lower(observe, states.params, *examples)
         return found
