@@ -1,24 +1,23 @@
-"""The ways to train many small networks that ``benchmark.py`` compares.
+"""The ways to train many small networks that ``benchmark.py`` and ``gpu.py`` compare.
 
 Each trains N networks 784-10-10-10-10-10-10 (sigmoid units, no biases) with plain SGD,
 from the same weights and on the same batches, and returns their mean losses, so that it
-can be seen that all do the same work. Each runs in a process of its own and imports its
-library there.
+can be seen that all do the same work. Each imports its library where it is called;
+PyTorch is told the device.
 """
 
+import functools
 import itertools
-import os
-import resource
-import sys
 import time
 from collections.abc import Callable
-from multiprocessing.connection import Connection
 from typing import Any
 
 import numpy as np
 
 SIZES = (784, 10, 10, 10, 10, 10, 10)
 LEARNING_RATE = 0.1
+# Networks with weights of their own; speed does not depend on them.
+DIFFERENT = 2048
 
 # One pass over the batches; a second call goes on with the trained weights.
 Epoch = Callable[[], Any]
@@ -27,12 +26,19 @@ Epoch = Callable[[], Any]
 def initial_weights(
     num_networks: int, sizes: tuple[int, ...] = SIZES
 ) -> list[np.ndarray]:
-    """Of layers 1 to L, each (N, fan_out, fan_in), rms 1: with them networks learn."""
-    rngs = [np.random.default_rng(i) for i in range(num_networks)]
-    return [
+    """Of layers 1 to L, each (N, fan_out, fan_in), rms 1: with them networks learn.
+
+    Very many networks have those of the first again, to be there sooner.
+    """
+    rngs = [np.random.default_rng(i) for i in range(min(num_networks, DIFFERENT))]
+    drawn = [
         np.stack([rng.standard_normal((fan_out, fan_in), np.float32) for rng in rngs])
         for fan_in, fan_out in itertools.pairwise(sizes)
     ]
+    if num_networks <= DIFFERENT:
+        return drawn
+    again = np.arange(num_networks) % DIFFERENT
+    return [W[again] for W in drawn]
 
 
 def snn_jax(
@@ -42,8 +48,9 @@ def snn_jax(
     n: int,
     parts: str = "train",
     sizes: tuple[int, ...] = SIZES,
+    engine: str = "auto",
 ) -> Epoch:
-    """What ``sweep`` runs.
+    """What ``sweep`` runs, or one of its engines.
 
     Its batches are those of the order, which is that of epoch 1 with key 0. With
     "evaluate" and "signals" among the parts, a sweep's looks are done too.
@@ -59,7 +66,7 @@ def snn_jax(
     valid = Split(x[-10_000:], y[-10_000:])
     recipe = Recipe(MLP(sizes, biases=False), batch_size=order.shape[1])
     data, traced = Dataset(train, valid, valid), {"learning_rate": LEARNING_RATE}
-    many = Ensemble(recipe, data, count=n, traced=traced)
+    many = Ensemble(recipe, data, count=n, traced=traced, engine=engine)
     rates = np.full(many.size, LEARNING_RATE, np.float32)
     points = many.split({"learning_rate": rates})
     weights = {f"W{i}": W for i, W in enumerate(initial_weights(n, sizes), start=1)}
@@ -152,14 +159,25 @@ def torch_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch
     return epoch
 
 
-def torch_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+def on_device(
+    x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int, device: str
+) -> list[Any]:
+    """Images, labels, batches and the weights of every layer as PyTorch's tensors."""
+    import torch
+
+    integers = (y.astype(np.int64), order.astype(np.int64))
+    arrays = (x, *integers, *initial_weights(n))
+    return [torch.from_numpy(array).to(device) for array in arrays]
+
+
+def torch_vmap(
+    x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int, device: str = "cpu"
+) -> Epoch:
     """``torch.func.vmap`` of ``torch.func.grad_and_value``."""
     import torch
     from torch.func import grad_and_value, vmap
 
-    images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
-    batches = torch.from_numpy(order.astype(np.int64))
-    weights = [torch.from_numpy(W) for W in initial_weights(n)]
+    images, labels, batches, *weights = on_device(x, y, order, n, device)
 
     def loss(weights: Any, x: Any, y: Any) -> Any:
         a = x
@@ -171,40 +189,43 @@ def torch_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch
     step = vmap(grad_and_value(loss), in_dims=(0, None, None))
 
     def epoch() -> Any:
-        total = torch.zeros(n)
+        total = torch.zeros(n, device=device)
         with torch.no_grad():
             for batch in batches:
                 grads, value = step(tuple(weights), images[batch], labels[batch])
                 for W, dW in zip(weights, grads, strict=True):
                     W -= LEARNING_RATE * dW
                 total += value
-        return (total / len(batches)).numpy()
+        return (total / len(batches)).cpu().numpy()
 
     return epoch
 
 
-def torch_bmm(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+def torch_bmm(
+    x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int, device: str = "cpu"
+) -> Epoch:
     """PyTorch on stacked weights: one product for layer 1, ``bmm`` for the others."""
     import torch
 
-    images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
-    batches = torch.from_numpy(order.astype(np.int64))
-    weights = [torch.from_numpy(W).requires_grad_() for W in initial_weights(n)]
+    images, labels, batches, *weights = on_device(x, y, order, n, device)
+    for W in weights:
+        W.requires_grad_()
+    columns = torch.arange(order.shape[1], device=device)
 
     def epoch() -> Any:
-        total = torch.zeros(n)
+        total = torch.zeros(n, device=device)
         for batch in batches:
             a = (images[batch] @ weights[0].reshape(-1, SIZES[0]).T).T
             a = a.reshape(n, SIZES[1], -1)
             for W in weights[1:]:
                 a = torch.bmm(W, torch.sigmoid(a))
             log_p = torch.log_softmax(a, dim=1)
-            losses = -log_p[:, labels[batch], torch.arange(len(batch))].mean(dim=1)
+            losses = -log_p[:, labels[batch], columns].mean(dim=1)
             grads = torch.autograd.grad(losses.sum(), weights)
             for W, dW in zip(weights, grads, strict=True):
                 W.data -= LEARNING_RATE * dW
             total += losses.detach()
-        return (total / len(batches)).numpy()
+        return (total / len(batches)).cpu().numpy()
 
     return epoch
 
@@ -272,13 +293,15 @@ def numpy_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch
     return epoch
 
 
-def matrix_product(devices: bool) -> Callable[[], float]:
+@functools.cache
+def matrix_product(
+    devices: bool, size: int = 2048, precision: str | None = None
+) -> Callable[[], float]:
     """Rate of a large float32 product: one on all devices each, or one in all."""
     import jax
     import jax.numpy as jnp
     from jax.sharding import AxisType, NamedSharding, PartitionSpec
 
-    size = 2048
     count = len(jax.devices()) if devices else 1
     mesh = jax.make_mesh((count,), ("device",), (AxisType.Auto,))
     split = PartitionSpec("device")  # type: ignore[no-untyped-call]
@@ -286,7 +309,7 @@ def matrix_product(devices: bool) -> Callable[[], float]:
     many = jax.device_put(jnp.ones((count, size, size)) / size, place)
 
     def product(a: Any) -> Any:
-        return (a[0] @ a[0])[None]
+        return jnp.matmul(a[0], a[0], precision=precision)[None]
 
     run = jax.jit(jax.shard_map(product, mesh=mesh, in_specs=split, out_specs=split))
 
@@ -311,49 +334,3 @@ CONTENDERS: dict[str, tuple[Callable[..., Epoch], str, bool]] = {
     "scikit-learn": (scikit_learn, "sklearn", True),
     "NumPy": (numpy_loop, "numpy", True),
 }
-
-
-def work(connection: Connection, name: str) -> None:
-    """The life of a contender's process: prepares and runs what it is asked to.
-
-    Messages are ("prepare", n, order, options), answered with the seconds that it
-    took, first epoch included, and its losses; ("run",), answered with seconds;
-    ("product",), with the rate of a large matrix product; and ("memory",), with the
-    most memory so far, in bytes.
-    """
-    if name == "snn_jax":
-        import _command_line
-
-        _command_line.use_all_cores()
-    started = time.perf_counter()
-    import importlib
-
-    function, library, _ = CONTENDERS[name]
-    importlib.import_module(library)
-    connection.send(time.perf_counter() - started)
-
-    from snn_jax import mnist
-
-    dataset = mnist.load()
-    x, y = dataset.train.x, dataset.train.y
-    epoch: Epoch = lambda: None  # noqa: E731
-    product: Callable[[], float] | None = None
-    while True:
-        message, *arguments = connection.recv()
-        started = time.perf_counter()
-        if message == "prepare":
-            n, order, options = arguments
-            epoch = function(x, y, order, n, **options)
-            losses = epoch()
-            connection.send((time.perf_counter() - started, losses))
-        elif message == "run":
-            epoch()
-            connection.send(time.perf_counter() - started)
-        elif message == "product":
-            product = product or matrix_product(name == "snn_jax")
-            connection.send(product())
-        elif message == "memory":
-            peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
-            connection.send(peak * (1 if sys.platform == "darwin" else 1024))
-        else:
-            os._exit(0)

@@ -47,9 +47,7 @@ a quarter of the images: 14 ns instead of 4.
 import importlib.util
 import itertools
 import json
-import multiprocessing
 import os
-import platform
 import re
 import subprocess
 import sys
@@ -62,18 +60,13 @@ from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
+from _workers import FIRST_STEPS, FLOP, Worker, machine, order_of
 
 if TYPE_CHECKING:
-    import numpy as np
     from matplotlib.figure import Figure
 
-# Useful operations for a network and an example: two for each weight in the forward
-# pass, two for its gradient, two for the errors of all layers but the first.
-FLOP = 34_360
 # Other contenders than snn_jax are timed on as many examples as take about this long.
 SECONDS = 0.5
-# Steps that all contenders take first, from the same weights.
-FIRST_STEPS = 20
 # The networks of the scaling study, unless their number is what varies.
 SCALED = 128
 
@@ -114,30 +107,6 @@ class Settings:
 
 QUICK = Settings()
 FULL = Settings(preset="full", networks=(1, 16, 64, 256, 1024), repeats=5)
-
-
-class Worker:
-    """A contender's process, which is idle until asked."""
-
-    def __init__(self, name: str) -> None:
-        from _contenders import work
-
-        context = multiprocessing.get_context("spawn")
-        self.connection, theirs = context.Pipe()
-        self.process = context.Process(target=work, args=(theirs, name), daemon=True)
-        self.process.start()
-        theirs.close()
-        self.import_seconds = self.connection.recv()
-
-    def ask(self, *message: Any) -> Any:
-        """Sends a message and waits for the answer."""
-        self.connection.send(message)
-        return self.connection.recv()
-
-    def stop(self) -> None:
-        """Ends the process."""
-        self.connection.send(("stop",))
-        self.process.join()
 
 
 def main(settings: Settings) -> int:
@@ -188,34 +157,6 @@ def main(settings: Settings) -> int:
     print("\n" + "\n".join(report(result)))
     print(f"\nIn numbers and as a picture: {settings.out}")
     return 0
-
-
-def machine() -> dict[str, Any]:
-    """What the numbers were measured on."""
-    import jax
-
-    model = platform.processor() or platform.machine()
-    cpuinfo = Path("/proc/cpuinfo")
-    if cpuinfo.exists():
-        found = re.search(r"model name\s*: (.*)", cpuinfo.read_text())
-        model = found[1] if found else model
-    return {
-        "processor": model,
-        "cores": os.cpu_count(),
-        "python": platform.python_version(),
-        "jax": jax.__version__,
-    }
-
-
-def order_of(num_examples: int, batch_size: int) -> "np.ndarray":
-    """The batches of epoch 1 of a study with key 0."""
-    import jax
-    import numpy as np
-
-    from snn_jax import training
-
-    key = training.batches_key(jax.random.key(0), epoch=1)
-    return np.asarray(training.batch_order(key, num_examples, batch_size))
 
 
 def measure_cell(

@@ -229,12 +229,23 @@ class Ensemble:
                 list(pool.map(lambda lowered: lowered.compile(), found))
             self._compiled = True
 
-    def lowered(self, *, here: bool = False) -> dict[str, Any]:
+    def lowered(
+        self, platform: str | None = None, *, here: bool = False
+    ) -> dict[str, Any]:
         """The programs by what they do, lowered and not compiled.
 
         Args:
+            platform: need not be here, such as "cuda".
             here: for the devices of this ensemble; by default for one.
+
+        Raises:
+            NotImplementedError: of what a platform lacks.
         """
+
+        def lower(program: Any, *arguments: Any) -> Any:
+            platforms = platform and (platform,)
+            return program.trace(*arguments).lower(lowering_platforms=platforms)
+
         mesh = self.mesh if here else devices.mesh_for(1, 1)
         split = functools.partial(devices.shapes, mesh=mesh if here else None)
         whole = functools.partial(split, place=devices.WHOLE)
@@ -248,17 +259,17 @@ class Ensemble:
         evaluate = programs.evaluate(mesh, self._core, self.method)
         reference = self.data.train.x[: training.NUM_REFERENCE]
         found = {
-            "initial weights": start.lower(key, seeds, points),
-            "training": run.lower(
-                states, seeds, points, when, *whole(self._learned_from())
+            "initial weights": lower(start, key, seeds, points),
+            "training": lower(
+                run, states, seeds, points, when, *whole(self._learned_from())
             ),
-            "evaluation": evaluate.lower(
-                states.params, *whole((self.data.test, reference))
+            "evaluation": lower(
+                evaluate, states.params, *whole((self.data.test, reference))
             ),
         }
         if self._observes:
             with jax.enable_x64(True):
                 observe = programs.observe(mesh, self._core, *self._observed)
                 examples = whole(self._observed_examples())
-                found["observations"] = observe.lower(states.params, *examples)
+                found["observations"] = lower(observe, states.params, *examples)
         return found
