@@ -92,7 +92,13 @@ def snn_jax(
     return epoch
 
 
-def jax_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+def jax_vmap(
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...] = SIZES,
+) -> Epoch:
     """A textbook loss, x @ W, under ``jax.vmap``: what one would write first."""
     import jax
     import jax.numpy as jnp
@@ -115,7 +121,7 @@ def jax_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
     def run(weights: list[Any]) -> Any:
         return jax.vmap(lambda weights: jax.lax.scan(step, weights, order))(weights)
 
-    weights = jax.device_put([W.swapaxes(1, 2) for W in initial_weights(n)])
+    weights = jax.device_put([W.swapaxes(1, 2) for W in initial_weights(n, sizes)])
 
     def epoch() -> Any:
         nonlocal weights
@@ -125,13 +131,19 @@ def jax_vmap(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
     return epoch
 
 
-def torch_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+def torch_loop(
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...] = SIZES,
+) -> Epoch:
     """PyTorch, ``nn.Sequential`` and ``optim.SGD``, one network after the other."""
     import torch
 
     images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
     batches = torch.from_numpy(order.astype(np.int64))
-    weights = initial_weights(n)
+    weights = initial_weights(n, sizes)
     models = []
     for i in range(n):
         layers: list[Any] = []
@@ -160,24 +172,34 @@ def torch_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch
 
 
 def on_device(
-    x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int, device: str
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...],
+    device: str,
 ) -> list[Any]:
     """Images, labels, batches and the weights of every layer as PyTorch's tensors."""
     import torch
 
     integers = (y.astype(np.int64), order.astype(np.int64))
-    arrays = (x, *integers, *initial_weights(n))
+    arrays = (x, *integers, *initial_weights(n, sizes))
     return [torch.from_numpy(array).to(device) for array in arrays]
 
 
 def torch_vmap(
-    x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int, device: str = "cpu"
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...] = SIZES,
+    device: str = "cpu",
 ) -> Epoch:
     """``torch.func.vmap`` of ``torch.func.grad_and_value``."""
     import torch
     from torch.func import grad_and_value, vmap
 
-    images, labels, batches, *weights = on_device(x, y, order, n, device)
+    images, labels, batches, *weights = on_device(x, y, order, n, sizes, device)
 
     def loss(weights: Any, x: Any, y: Any) -> Any:
         a = x
@@ -202,12 +224,17 @@ def torch_vmap(
 
 
 def torch_bmm(
-    x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int, device: str = "cpu"
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...] = SIZES,
+    device: str = "cpu",
 ) -> Epoch:
     """PyTorch on stacked weights: one product for layer 1, ``bmm`` for the others."""
     import torch
 
-    images, labels, batches, *weights = on_device(x, y, order, n, device)
+    images, labels, batches, *weights = on_device(x, y, order, n, sizes, device)
     for W in weights:
         W.requires_grad_()
     columns = torch.arange(order.shape[1], device=device)
@@ -215,8 +242,8 @@ def torch_bmm(
     def epoch() -> Any:
         total = torch.zeros(n, device=device)
         for batch in batches:
-            a = (images[batch] @ weights[0].reshape(-1, SIZES[0]).T).T
-            a = a.reshape(n, SIZES[1], -1)
+            a = (images[batch] @ weights[0].reshape(-1, sizes[0]).T).T
+            a = a.reshape(n, sizes[1], -1)
             for W in weights[1:]:
                 a = torch.bmm(W, torch.sigmoid(a))
             log_p = torch.log_softmax(a, dim=1)
@@ -230,7 +257,13 @@ def torch_bmm(
     return epoch
 
 
-def scikit_learn(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+def scikit_learn(
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...] = SIZES,
+) -> Epoch:
     """``MLPClassifier``, one network after the other; biases and weights of its own."""
     import warnings
 
@@ -239,7 +272,7 @@ def scikit_learn(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epo
     warnings.simplefilter("ignore")  # it has not converged after one epoch
     models = [
         MLPClassifier(
-            hidden_layer_sizes=SIZES[1:-1],
+            hidden_layer_sizes=sizes[1:-1],
             activation="logistic",
             solver="sgd",
             momentum=0.0,
@@ -261,9 +294,15 @@ def scikit_learn(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epo
     return epoch
 
 
-def numpy_loop(x: np.ndarray, y: np.ndarray, order: np.ndarray, n: int) -> Epoch:
+def numpy_loop(
+    x: np.ndarray,
+    y: np.ndarray,
+    order: np.ndarray,
+    n: int,
+    sizes: tuple[int, ...] = SIZES,
+) -> Epoch:
     """NumPy, the gradient by hand, one network after the other."""
-    weights = initial_weights(n)
+    weights = initial_weights(n, sizes)
 
     def train(weights: list[np.ndarray]) -> float:
         total = 0.0
