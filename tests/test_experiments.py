@@ -41,7 +41,7 @@ TINY: dict[str, list[str]] = {
     "explore": ["--map", "8"],
     "gpu": [
         *("--cpu", "--networks", "4", "--batch-sizes", "50"),
-        *("--contenders", "snn_jax", "PyTorch bmm"),
+        *("--contenders", "snn_jax", "--parts", "rates", "tests"),
     ],
     "gradients": ["--scales", "0.01"],
     "plateau": [
@@ -157,12 +157,10 @@ def check_benchmark(printed: str, out: Path) -> None:
 
 
 def check_gpu(printed: str, out: Path) -> None:
-    """All parts have been tried, and a sweep repeats itself."""
-    assert "In float32 all agree to 1e-05." in printed
-    assert "in another process: bit-identical" in printed
+    """Timed and tested; the other parts have tests of their own."""
     assert re.search(r"Tests \(exit code 0\): \d+ passed", printed)
     result = json.loads((out / "gpu.json").read_text())
-    assert set(result) == {"machine", "gradients", "rerun", "rates", "tests"}
+    assert set(result) == {"machine", "rates", "tests"}
     (cell,) = result["rates"]["cells"]
     assert cell["widths"] == {"snn_jax": 4, "fast engine": 64}
     assert len(cell["contenders"]["snn_jax"]["rates"]) == 1

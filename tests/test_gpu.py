@@ -142,6 +142,28 @@ def test_no_room_is_a_result(room_alone: bool, monkeypatch: pytest.MonkeyPatch) 
     gpu.picture(found)
 
 
+TINY = _gpu.Sizes((4,), (50,), 1, 1000, (), cpu=True)
+
+
+def test_gradients_agree() -> None:
+    """By hand, by the engine and by autodiff, and all with float64."""
+    found = _gpu.gradients(TINY)
+    assert found["passed"]
+    assert {row["leaf"] for row in found["rows"]} == {"W1", "b1", "W2", "b2"}
+    assert "In float32 all agree to 1e-05." in gpu.of_gradients(found)
+    # Two precisions have been compared, not one with itself.
+    assert all(row["autodiff - float64"] > 1e-9 for row in found["rows"])
+
+
+def test_a_sweep_repeats_itself() -> None:
+    """In this process and in another; another width is another program."""
+    found = _gpu.rerun(TINY)
+    assert found["passed"]
+    assert (found["width"], found["half"]["width"]) == (8, 4)
+    assert found["half"]["largest difference of test losses"] < 1e-5
+    assert "in another process: bit-identical" in "\n".join(gpu.of_rerun(found))
+
+
 def test_what_disagrees_is_said() -> None:
     """Each part's words follow its numbers."""
     row = {"network": "DEEP", "leaf": "W1", "by hand - autodiff": 0.1}
