@@ -4,6 +4,7 @@ Each part takes the sizes and returns numbers by name, which JSON can hold. With
 "passed" among them it says whether all is as it has to be.
 """
 
+import functools
 import hashlib
 import itertools
 import multiprocessing
@@ -34,6 +35,7 @@ class Sizes(NamedTuple):
     batch_sizes: tuple[int, ...]
     repeats: int
     examples: int
+    contenders: tuple[str, ...]
     cpu: bool
 
 
@@ -56,18 +58,26 @@ CONTENDERS = {
 }
 
 
+@functools.cache
+def images() -> Any:
+    """All of MNIST, read once."""
+    from snn_jax import mnist
+
+    return mnist.load()
+
+
 def gradients(sizes: Sizes) -> dict[str, Any]:
     """Of many networks at once, on the device; the largest difference of each leaf."""
     import jax
 
-    from snn_jax import backprop, devices, fast, gradcheck, mnist, networks
+    from snn_jax import backprop, devices, fast, gradcheck, networks
     from snn_jax.gradients import by_autodiff
 
     count = min(256, *sizes.networks)
-    train = mnist.load().train
+    train = images().train
     x, y = train.x[: sizes.batch_sizes[-1]], train.y[: sizes.batch_sizes[-1]]
     rows = []
-    nets = {"DEEP": networks.DEEP, "SHALLOW": networks.SHALLOW}
+    nets = {"SHALLOW": networks.SHALLOW, "DEEP": networks.DEEP}
     cases = list(itertools.product(nets.items(), (0.1, 1.0)))
     for (name, network), scale in cases[: 1 if sizes.cpu else None]:
 
@@ -85,8 +95,9 @@ def gradients(sizes: Sizes) -> dict[str, Any]:
             "engine": of(fast.value_and_grad(network)),
             "autodiff": of(auto),
         }
-        with jax.default_matmul_precision(TF32):
-            here["engine, TF32"] = of(fast.value_and_grad(network))
+        if not sizes.cpu:  # which has no TF32
+            with jax.default_matmul_precision(TF32):
+                here["engine, TF32"] = of(fast.value_and_grad(network))
         cpu = jax.devices("cpu")[0]
         with jax.enable_x64(True), jax.default_device(cpu):
             exact = devices.as_float64(jax.device_put((many, x), cpu))
@@ -122,20 +133,20 @@ def compile_again() -> None:
     jax.config.update("jax_enable_compilation_cache", False)  # type: ignore[no-untyped-call]
 
 
-def swept(
-    width: int | None, seeds: int, examples: int, signals: bool
-) -> dict[str, Any]:
+def swept(width: int | None, seeds: int, sizes: Sizes) -> dict[str, Any]:
     """A small sweep: the SHA-256 of all its numbers, its losses, how it was trained."""
     import jax
 
-    from snn_jax import mnist, networks
+    from snn_jax import networks
     from snn_jax.datasets import Dataset, Split
     from snn_jax.recipe import Recipe
     from snn_jax.sweep import Sweep
 
-    data = Dataset(*(Split(s.x[:examples], s.y[:examples]) for s in mnist.load()))
+    most = min(sizes.examples, 10_000)
+    data = Dataset(*(Split(s.x[:most], s.y[:most]) for s in images()))
     axes = {"scale": [0.1, 1.0], "learning_rate": [0.1, 1.0]}
-    recipe = Recipe(networks.DEEP, num_epochs=1)
+    network = networks.SHALLOW if sizes.cpu else networks.DEEP
+    recipe, signals = Recipe(network, num_epochs=1), not sizes.cpu
     whole = Sweep(
         jax.random.key(0), data, recipe, axes, seeds=seeds, width=width, signals=signals
     )
@@ -158,8 +169,7 @@ def rerun(sizes: Sizes) -> dict[str, Any]:
     """The same sweep three times, one of them in another process; and half as wide."""
     import numpy as np
 
-    seeds = 4 if sizes.cpu else 256
-    size = (seeds, min(sizes.examples, 10_000), not sizes.cpu)
+    size = (4 if sizes.cpu else 256, sizes)
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(1, context, compile_again) as pool:
         other = pool.submit(swept, None, *size)
@@ -183,7 +193,7 @@ def rerun(sizes: Sizes) -> dict[str, Any]:
 
 def tests(sizes: Sizes) -> dict[str, Any]:
     """The test suite, on what JAX finds; on the CPU a little of it."""
-    chosen = ["-n0", "snn_jax/losses.py"] if sizes.cpu else []
+    chosen = ["-n0", "snn_jax/datasets.py"] if sizes.cpu else []
     command = [sys.executable, "-m", "pytest", "-q", *chosen]
     done = subprocess.run(
         command, cwd=ROOT, capture_output=True, text=True, check=False
@@ -203,10 +213,10 @@ def rates(sizes: Sizes) -> dict[str, Any]:
     from _contenders import CONTENDERS as CALLED
     from tqdm import tqdm
 
-    libraries = {name: CALLED[who.called][1] for name, who in CONTENDERS.items()}
+    libraries = {n: CALLED[CONTENDERS[n].called][1] for n in sizes.contenders}
     missing = [name for name, lib in libraries.items() if not find_spec(lib)]
-    names = [name for name in CONTENDERS if name not in missing]
-    if sizes.cpu:  # which has no TF32
+    names = [name for name in sizes.contenders if name not in missing]
+    if sizes.cpu:
         names = [name for name in names if CONTENDERS[name].precision == FLOAT32]
     for precision in (FLOAT32, TF32):  # its memory is taken before that of others
         product(sizes, precision)
@@ -233,14 +243,13 @@ def width_of(n: int, batch_size: int, **options: str) -> int:
     """Networks that a device trains side by side, as ``engines`` decides it."""
     from _contenders import SIZES
 
-    from snn_jax import mnist
     from snn_jax.ensemble import Ensemble
     from snn_jax.networks import MLP
     from snn_jax.recipe import Recipe
 
     recipe = Recipe(MLP(SIZES, biases=False), batch_size=batch_size)
     traced = {"learning_rate": 0.1}
-    many = Ensemble(recipe, mnist.load(), count=n, traced=traced, **options)  # type: ignore[arg-type]
+    many = Ensemble(recipe, images(), count=n, traced=traced, **options)  # type: ignore[arg-type]
     return many.width
 
 

@@ -57,6 +57,8 @@ class Settings:
     """Measurements of each kind, of which the median counts (by default 5)."""
     examples: int | None = None
     """Training images of an epoch, fewer of very many networks (by default 50000)."""
+    contenders: tuple[str, ...] = tuple(CONTENDERS)
+    """Who is timed; those in TF32 on a GPU only."""
     cpu: bool = False
     """Tries the script without a GPU, on few networks, and on a few of the tests."""
     out: Path = Path("runs/gpu")
@@ -72,12 +74,16 @@ class Settings:
             examples=(1000 if self.cpu else 50_000)
             if self.examples is None
             else self.examples,
+            contenders=self.contenders,
             cpu=self.cpu,
         )
 
     def validate(self) -> None:
         """Raises SettingError."""
-        networks, batch_sizes, repeats, examples, _ = self.sizes()
+        networks, batch_sizes, repeats, examples, contenders, _ = self.sizes()
+        for name in contenders:
+            wanted = f"some of {', '.join(CONTENDERS)}"
+            command_line.expect(name in CONTENDERS, "--contenders", wanted, name)
         command_line.expect(len(self.parts) > 0, "--parts", "at least one", "none")
         command_line.expect_positive("--networks", networks, 1, 10**6)
         command_line.expect_positive("--batch-sizes", batch_sizes, 1, 1000)
@@ -92,11 +98,14 @@ def main(settings: Settings) -> int:
     os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")
     if settings.cpu:
         os.environ["JAX_PLATFORMS"] = "cpu"
+        os.environ.setdefault("OMP_NUM_THREADS", "1")  # for PyTorch, of so few networks
     import jax
 
     found = jax.devices()[0].platform
     other = f"{found}; --cpu tries the script itself on small sizes"
     command_line.expect(settings.cpu or found == "gpu", "JAX", "a GPU", other)
+    if settings.cpu:  # JAX has started already if the user has named a platform
+        command_line.expect(found == "cpu", "JAX_PLATFORMS", "unset or cpu", found)
     platforms = os.environ.get("JAX_PLATFORMS") or "cpu"
     command_line.expect("cpu" in platforms, "JAX_PLATFORMS", "cpu too", platforms)
     command_line.make_folder(settings.out)
@@ -107,12 +116,12 @@ def main(settings: Settings) -> int:
             result[part] = do(settings.sizes())
             (settings.out / "gpu.json").write_text(json.dumps(result, indent=1))
             print("\n" + "\n".join(words(result[part])), flush=True)
-    if "rates" in result:
-        from snn_jax import figures
+        if part == "rates" and part in result:
+            from snn_jax import figures
 
-        path = settings.out / "figures" / "gpu.svg"
-        path.parent.mkdir(exist_ok=True)
-        path.write_text(figures.to_svg(picture(result["rates"])), encoding="utf-8")
+            path = settings.out / "figures" / "gpu.svg"
+            path.parent.mkdir(exist_ok=True)
+            path.write_text(figures.to_svg(picture(result[part])), encoding="utf-8")
     print(f"\nIn numbers and as a picture: {settings.out}")
     return 0 if all(result[part].get("passed", True) for part in settings.parts) else 1
 
@@ -143,7 +152,7 @@ def of_gradients(found: dict[str, Any]) -> list[str]:
         table.append([f"{v:.0e}" if " - " in k else str(v) for k, v in row.items()])
     said = "agree" if found["passed"] else "DISAGREE"
     return [
-        f"Gradients: relative differences, the largest of {found['networks']} networks;",
+        f"Gradients of {found['networks']} networks: largest relative differences;",
         "float64 is autodiff on the CPU.",
         command_line.as_text(table, first_column_left=True),
         f"In float32 all {said} to {_gpu.TOLERANCE:g}.",
@@ -186,9 +195,9 @@ def of_rates(found: dict[str, Any]) -> list[str]:
     lines = [
         "Millions of (network x example) a second, medians. Width: networks that a "
         "device trains",
-        "side by side, of snn_jax and of its fast engine. Share: of the rate of a large "
-        "product in",
-        "the same precision, float32 unless TF32 is named.",
+        "side by side, of snn_jax and of its fast engine. Share: of the rate of a "
+        "large product",
+        "in the same precision, float32 unless TF32 is named.",
         command_line.as_text(speeds),
         "",
         "Most memory in use on the GPU, GB:",

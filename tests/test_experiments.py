@@ -39,6 +39,10 @@ TINY: dict[str, list[str]] = {
         *("--epochs", "4", "--batch-size", "500", "--depth", "2"),
     ],
     "explore": ["--map", "8"],
+    "gpu": [
+        *("--cpu", "--networks", "4", "--batch-sizes", "50"),
+        *("--contenders", "snn_jax", "--parts", "rates", "tests"),
+    ],
     "gradients": ["--scales", "0.01"],
     "plateau": [
         *("--leaving", "1", "--staying", "1", "--seeds", "4", "--depths", "4"),
@@ -58,13 +62,13 @@ TINY: dict[str, list[str]] = {
     "tutorial": [],
 }
 # Run as a person would, each in a process of its own; the others in this one.
-ALONE = {"benchmark", "shallow", "tutorial"}
+ALONE = {"benchmark", "gpu", "shallow", "tutorial"}
 WITHOUT_OUT = {"gradients"}
 WITHOUT_RESULT = {
-    *("assignment", "benchmark", "explore", "plateau", "published", "review"),
+    *("assignment", "benchmark", "explore", "gpu", "plateau", "published", "review"),
     "tutorial",
 }
-WITHOUT_DATA = {"assignment", "benchmark", "review"}
+WITHOUT_DATA = {"assignment", "benchmark", "gpu", "review"}
 
 
 class Done(NamedTuple):
@@ -150,6 +154,18 @@ def check_benchmark(printed: str, out: Path) -> None:
     (cell,) = json.loads((out / "benchmark.json").read_text())["cells"]
     assert {"snn_jax", "jax.vmap", "NumPy"} <= set(cell["rates"])
     assert (out / "figures" / "speed.svg").exists()
+
+
+def check_gpu(printed: str, out: Path) -> None:
+    """Timed and tested; the other parts have tests of their own."""
+    assert re.search(r"Tests \(exit code 0\): \d+ passed", printed)
+    result = json.loads((out / "gpu.json").read_text())
+    assert set(result) == {"machine", "rates", "tests"}
+    (cell,) = result["rates"]["cells"]
+    assert cell["widths"] == {"snn_jax": 4, "fast engine": 64}
+    assert len(cell["contenders"]["snn_jax"]["rates"]) == 1
+    assert not any("failed" in found for found in cell["contenders"].values())
+    assert (out / "figures" / "gpu.svg").exists()
 
 
 def check_published(printed: str, out: Path) -> None:
@@ -245,6 +261,7 @@ CHECKS = {
     "benchmark": check_benchmark,
     "convergence": check_convergence,
     "explore": check_explore,
+    "gpu": check_gpu,
     "gradients": check_gradients,
     "plateau": check_plateau,
     "published": check_published,

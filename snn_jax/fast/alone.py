@@ -7,9 +7,19 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from snn_jax.activations import slope
-from snn_jax.fast.layers import forward, loss_and_p, transposed_times
+from snn_jax.fast.layers import loss_and_p, term_by_term
 from snn_jax.gradients import ValueAndGrad
 from snn_jax.networks import MLP, Images, Labels, Params
+
+
+def _times(
+    W: Float[Array, "H_out H_in"], a: Float[Array, "H_in B"]
+) -> Float[Array, "H_out B"]:
+    """W a, as a sum of products of vectors over images: it fuses with what is around.
+
+    Written with a third axis of 1 it takes up to 1.4 times as long.
+    """
+    return term_by_term(W[:, i, None] * a[None, i] for i in range(W.shape[1]))
 
 
 @functools.cache
@@ -24,23 +34,26 @@ def value_and_grad(network: MLP) -> ValueAndGrad:
         params: Params, x: Images, y: Labels
     ) -> tuple[Float[Array, ""], Params]:
         images = jnp.asarray(x).reshape(len(x), -1)
-        last = {name: leaf[..., None] for name, leaf in params.items()}
-        z = (params["W1"] @ images.T)[None]
-        if network.biases:
-            z = z + last["b1"][None]
-        activations, pre_activations = forward(last, z, network, lambda value: value)
-        on = jax.nn.one_hot(y, network.sizes[-1], dtype=z.dtype).T[None]
-        loss, p = loss_and_p(pre_activations[-1], on)
-        delta = (p - on) / images.shape[0]
+        pre_activations, activations = [params["W1"] @ images.T], []
+        for layer in range(1, network.num_layers + 1):
+            if layer > 1:
+                activations.append(network.activation(pre_activations[-1]))
+                pre_activations.append(_times(params[f"W{layer}"], activations[-1]))
+            if network.biases:
+                pre_activations[-1] += params[f"b{layer}"][:, None]
+        logits = pre_activations[-1]
+        on = jax.nn.one_hot(y, network.sizes[-1], axis=0, dtype=logits.dtype)
+        losses, p = loss_and_p(logits[None], on[None])
+        delta = (p[0] - on) / images.shape[0]
         grads: Params = {}
         for layer in range(network.num_layers, 0, -1):
             if network.biases:
-                grads[f"b{layer}"] = delta[0].sum(axis=1)
+                grads[f"b{layer}"] = delta.sum(axis=1)
             if layer > 1:
-                grads[f"W{layer}"] = delta[0] @ activations[layer - 2][0].T
+                grads[f"W{layer}"] = delta @ activations[layer - 2].T
                 down = slope(network.activation, pre_activations[layer - 2])
-                delta = transposed_times(last[f"W{layer}"], delta) * down
-        grads["W1"] = delta[0] @ images
-        return loss.mean(), grads
+                delta = _times(params[f"W{layer}"].T, delta) * down
+        grads["W1"] = delta @ images
+        return losses.mean(), grads
 
     return by_hand
