@@ -11,7 +11,7 @@ import numpy as np
 import xarray as xr
 from _words import counted, listed, number, percent
 
-from snn_jax import diagnosis
+from snn_jax import diagnosis, stopping
 from snn_jax.datasets import Dataset
 
 # First over last layer's gradient below which "vanishing" is a word for it: scale 1,
@@ -168,6 +168,7 @@ def facts(
         "networks": result.verdict.size,
         "per_scale": result.verdict.size // result.sizes["scale"],
         "diverged": diverged,
+        "stopped": stopping.counts(result),
         "kinds": [diagnosis.BY_NAME[n] for n in verdicts],
         "horizon": diagnosis.BY_NAME["vanishing"].horizon,
         "longest_horizon": diagnosis.LONGEST_HORIZON,

@@ -281,7 +281,7 @@ def show(
     import _answer
     import _words
 
-    from snn_jax import curves, diagnosis, files, plateau, report, results, stopping
+    from snn_jax import curves, diagnosis, files, plateau, report, results
 
     # Where networks diverge or scales are absurd, NaN is the answer, not a warning.
     warnings.simplefilter("ignore", RuntimeWarning)
@@ -307,7 +307,7 @@ def show(
     facts = _answer.facts(
         held, _answer.of_data(dataset), "class" if settings.data else "digit"
     )
-    facts |= {"settings": settings, "stopped": stopping.counts(result)}
+    facts["settings"] = settings
     notes = _words.answers("convergence_notes.md.j2", **facts)
     answers = _words.answers("convergence.md.j2", **facts)
     path = report.write(

@@ -82,7 +82,9 @@ def prepared(
     biases = "b1" in many
     layers = range(2, 1 + sum(name.startswith("W") for name in many))
     W1 = np.asarray(many["W1"], float)
-    v = np.maximum(((W1 @ data.covariance) * W1).sum(2), 0)  # rounding
+    rows = W1.reshape(-1, W1.shape[2])  # of all networks: one large product
+    v = np.maximum(((rows @ data.covariance) * rows).sum(1), 0)  # rounding
+    v = v.reshape(W1.shape[:2])
     weights = [W1 @ data.means.T]
     weights += [np.asarray(many[f"W{layer}"], float) for layer in layers]
     if biases:
