@@ -85,6 +85,13 @@ class Settings:
     """Measurements of each kind, of which the median counts."""
     examples: int = 50_000
     """Training images of an epoch."""
+    grid: bool = False
+    """Only how many times as fast as the fastest other tool, in every cell of networks
+    x batch sizes x depths x widths; takes some ten seconds a cell."""
+    depths: tuple[int, ...] = (1, 5, 20)
+    """Of the grid: hidden layers."""
+    widths: tuple[int, ...] = (10, 20, 30, 100)
+    """Of the grid: units of a hidden layer."""
     scaling: bool = True
     """Whether to measure how time grows with networks, examples, depth and width."""
     startup: bool = True
@@ -96,6 +103,8 @@ class Settings:
         """Raises SettingError."""
         command_line.expect_positive("--networks", self.networks, 1, 10**6)
         command_line.expect_positive("--batch-sizes", self.batch_sizes, 1, 1000)
+        command_line.expect_positive("--depths", self.depths, 1, 1000)
+        command_line.expect_positive("--widths", self.widths, 1, 10_000)
         command_line.expect_count("--repeats", self.repeats, 1000)
         command_line.expect(
             1000 <= self.examples <= 50_000,
@@ -113,6 +122,8 @@ def main(settings: Settings) -> int:
     """Measures, prints the tables and the answer, writes both."""
     command_line.make_folder(settings.out)
     print("Let nothing else run meanwhile: times are measured.", flush=True)
+    if settings.grid:
+        return main_grid(settings)
     from _contenders import CONTENDERS
     from tqdm import tqdm
 
@@ -157,6 +168,41 @@ def main(settings: Settings) -> int:
     print("\n" + "\n".join(report(result)))
     print(f"\nIn numbers and as a picture: {settings.out}")
     return 0
+
+
+def main_grid(settings: Settings) -> int:
+    """Measures every cell of the grid, writes what is found so far after each."""
+    import _grid
+    from tqdm import tqdm
+
+    from snn_jax import figures
+
+    cells = list(
+        _grid.cells(
+            settings.depths, settings.widths, settings.networks, settings.batch_sizes
+        )
+    )
+    there = [p for p in _grid.PEERS if importlib.util.find_spec(library_of(p))]
+    workers = {name: Worker(name) for name in ("snn_jax", *there)}
+    result: dict[str, Any] = {"machine": machine(), "cells": []}
+    for cell in tqdm(cells, desc="measuring", unit="cell"):
+        result["cells"].append(_grid.measure(workers, cell, settings.repeats))
+        (settings.out / "grid.json").write_text(json.dumps(result, indent=1))
+    for worker in workers.values():
+        worker.stop()
+    path = settings.out / "figures" / "grid.svg"
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(figures.to_svg(_grid.picture(result["cells"])), encoding="utf-8")
+    print("\n" + "\n".join(_grid.report(result["cells"])))
+    print(f"\nIn numbers and as a picture: {settings.out}")
+    return 0
+
+
+def library_of(name: str) -> str:
+    """What a contender needs."""
+    from _contenders import CONTENDERS
+
+    return CONTENDERS[name][1]
 
 
 def measure_cell(

@@ -138,7 +138,18 @@ def run_epoch(mesh: Mesh, recipe: Core, method: Method, static: Static) -> Compi
             after = State(params, rule_states)
         return after, jax.vmap(changed)(loss, states.params, after.params)
 
-    mapped = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))
+    def mapped(*arguments: Any) -> tuple[State, dict[str, Array]]:
+        if len(arguments[1]) > 1:
+            over = jax.vmap(one, in_axes=(0, 0, 0, None, None, None))
+            many: tuple[State, dict[str, Array]] = over(*arguments)
+            return many
+        # A vmap of one network takes a fifth longer than the network.
+        alone = jax.tree.map(lambda leaf: leaf[0], arguments[:3])
+        added: tuple[State, dict[str, Array]] = jax.tree.map(
+            lambda leaf: jnp.expand_dims(leaf, 0), one(*alone, *arguments[3:])
+        )
+        return added
+
     function = all_fast if method.engine == "fast" else mapped
     return devices.on_every_device(function, mesh, "nnn...", donate_argnums=0)
 

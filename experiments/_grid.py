@@ -1,0 +1,142 @@
+"""The speed of snn_jax beside the fastest other tool, in every cell of a grid."""
+
+import itertools
+from collections.abc import Iterator
+from statistics import median
+from typing import Any, NamedTuple
+
+import numpy as np
+from _workers import ContenderError, Worker, order_of
+from matplotlib.colors import TwoSlopeNorm
+from matplotlib.figure import Figure
+
+# Those that are the fastest of the others somewhere.
+PEERS = ("jax.vmap", "torch.func.vmap", "PyTorch bmm", "NumPy")
+# A contender is timed on at most so many (network x example), at least two batches, and
+# less if it needs longer than this for a twentieth of it.
+MOST, SECONDS = 600_000, 0.4
+
+
+class Cell(NamedTuple):
+    """Where contenders are compared."""
+
+    depth: int
+    width: int
+    networks: int
+    batch_size: int
+
+    @property
+    def sizes(self) -> tuple[int, ...]:
+        """Units per layer."""
+        return (784, *(self.width,) * self.depth, 10)
+
+
+def cells(
+    depths: tuple[int, ...],
+    widths: tuple[int, ...],
+    networks: tuple[int, ...],
+    batch_sizes: tuple[int, ...],
+) -> Iterator[Cell]:
+    """All of a grid."""
+    return map(Cell._make, itertools.product(depths, widths, networks, batch_sizes))
+
+
+def measure(workers: dict[str, Worker], cell: Cell, repeats: int) -> dict[str, Any]:
+    """Rates of all contenders in a cell, taking turns, and how far losses differ."""
+    trained, losses = {}, {}
+    steps = max(2, min(20_000, MOST // cell.networks) // cell.batch_size)
+    for name, worker in workers.items():
+        alone = name == "NumPy"  # one network after the other
+        count = 1 if alone else cell.networks
+        of_cell = steps
+        options = {"sizes": cell.sizes}
+        try:
+            if "jax" not in name:  # what is not compiled can be tried on a few first
+                few = max(2, steps // 20)
+                order = order_of(few * cell.batch_size, cell.batch_size)
+                worker.ask("prepare", count, order, options)
+                seconds = worker.ask("run")
+                of_cell = int(max(few, min(steps, few * SECONDS / seconds)))
+            order = order_of(of_cell * cell.batch_size, cell.batch_size)
+            _, loss = worker.ask("prepare", count, order, options)
+        except ContenderError:
+            continue
+        trained[name] = count * order.size
+        losses[name] = float(loss[0]), order.size
+    rates: dict[str, list[float]] = {name: [] for name in trained}
+    for _ in range(repeats):
+        for name, size in trained.items():
+            rates[name].append(size / workers[name].ask("run"))
+    ours, images = losses["snn_jax"]
+    same = [abs(loss - ours) for loss, size in losses.values() if size == images]
+    return cell._asdict() | {"rates": rates, "difference of losses": max(same)}
+
+
+def ratio(found: dict[str, Any]) -> float:
+    """How many times as fast as the fastest other."""
+    rates = {name: median(values) for name, values in found["rates"].items()}
+    ours = rates.pop("snn_jax")
+    return float(ours / max(rates.values()))
+
+
+def picture(found: list[dict[str, Any]]) -> Figure:
+    """A panel for each depth and width, a number for each cell."""
+    axes_of = {name: sorted({cell[name] for cell in found}) for name in Cell._fields}
+    depths, widths = axes_of["depth"], axes_of["width"]
+    networks, batches = axes_of["networks"], axes_of["batch_size"]
+    figure = Figure(
+        figsize=(
+            1.2 + len(widths) * (0.55 * len(batches) + 0.2),
+            1.2 + len(depths) * (0.32 * len(networks) + 0.5),
+        ),
+        layout="constrained",
+    )
+    panels = figure.subplots(
+        len(depths), len(widths), sharex=True, sharey=True, squeeze=False
+    )
+    for i, j in np.ndindex(panels.shape):
+        values = np.full((len(networks), len(batches)), np.nan)
+        for cell in found:
+            if (cell["depth"], cell["width"]) == (depths[i], widths[j]):
+                place = networks.index(cell["networks"])
+                values[place, batches.index(cell["batch_size"])] = ratio(cell)
+        panel: Any = panels[i, j]
+        panel.imshow(
+            np.log2(values), cmap="RdBu", norm=TwoSlopeNorm(0, -1, 3), aspect="auto"
+        )
+        for row, column in np.ndindex(values.shape):
+            value = values[row, column]
+            if np.isfinite(value):
+                color = "white" if value > 5 or value < 0.6 else "black"
+                panel.text(
+                    column, row, f"{value:.2g}" if value < 10 else f"{value:.0f}",
+                    ha="center", va="center", fontsize=8, color=color,
+                )  # fmt: skip
+        hidden = "layer" if depths[i] == 1 else "layers"
+        panel.set_title(f"{depths[i]} {hidden} of {widths[j]}", fontsize=9)
+        panel.set_xticks(range(len(batches)), batches)
+        panel.set_yticks(range(len(networks)), networks)
+        panel.tick_params(length=0)
+        panel.spines[:].set_visible(False)
+    figure.supxlabel("batch size", fontsize=9)
+    figure.supylabel("networks", fontsize=9)
+    return figure
+
+
+def report(found: list[dict[str, Any]]) -> list[str]:
+    """In words: how many cells, the slowest of them, and who leads there."""
+    slowest = sorted(found, key=ratio)
+    behind = [cell for cell in slowest if ratio(cell) < 1]
+    lines = [
+        f"{len(found)} cells; times as fast as the fastest other: median "
+        f"{median(map(ratio, found)):.2f}, lowest {ratio(slowest[0]):.2f}, highest "
+        f"{ratio(slowest[-1]):.1f}; below 1 in {len(behind)}.",
+    ]
+    for cell in slowest[:10]:
+        rates = {name: median(values) for name, values in cell["rates"].items()}
+        said = ", ".join(f"{name} {rate / 1e6:.3g}" for name, rate in rates.items())
+        lines.append(
+            f"{ratio(cell):5.2f}  {cell['networks']} networks, batch size "
+            f"{cell['batch_size']}, {cell['depth']} layers of {cell['width']}: {said}"
+        )
+    return lines
