@@ -11,7 +11,6 @@ from snn_jax.fast.layers import loss_and_p, term_by_term
 from snn_jax.gradients import ValueAndGrad
 from snn_jax.networks import MLP, Images, Labels, Params
 
-
 # Inputs of a unit up to which its sum is written out.
 MAX_TERMS = 16
 
@@ -19,10 +18,10 @@ MAX_TERMS = 16
 def _times(
     W: Float[Array, "H_out H_in"], a: Float[Array, "H_in B"]
 ) -> Float[Array, "H_out B"]:
-    """W a: with few inputs a sum of products of vectors, which fuses with what is around.
+    """W a: of few inputs as products of vectors, which fuse with what is around.
 
-    Written with a third axis of 1 it takes up to 1.4 times as long; from 20 inputs on a
-    matrix product is faster.
+    Written with a third axis of 1 they take up to 1.4 times as long; from 20 inputs on
+    a matrix product is faster.
     """
     if W.shape[1] > MAX_TERMS:
         return W @ a
