@@ -271,7 +271,8 @@ def leaving_table(result: xr.Dataset) -> list[list[str]]:
         for rate in result.learning_rate.values:
             at = result.sel(scale=scale, learning_rate=rate)
             at = at[["leaves", "leaves_predicted"]]
-            at = at.where(at.leaves_predicted.notnull(), drop=True)
+            both = at.leaves_predicted.notnull() & at.leaves.notnull()
+            at = at.where(both, drop=True)
             if not at.sizes["seed"]:
                 continue
             left = np.isfinite(at.leaves)

@@ -7,18 +7,23 @@ import argparse
 import codecs
 import contextlib
 import dataclasses
+import hashlib
 import io
+import itertools
 import math
 import os
+import platform
 import shutil
 import subprocess
 import sys
 import tempfile
 import textwrap
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from importlib import metadata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Protocol, TypeVar
 
+import platformdirs
 import tyro
 
 if TYPE_CHECKING:
@@ -275,39 +280,54 @@ def use_all_digits() -> None:
     os.environ.setdefault("JAX_DEFAULT_MATMUL_PRECISION", "highest")
 
 
+def _private(folder: Path) -> bool:
+    """Makes a folder if need be; whether the user alone may write to it."""
+    try:
+        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with tempfile.NamedTemporaryFile(dir=folder):
+            pass
+        found = folder.stat()
+    except OSError:
+        return False
+    return os.name != "posix" or (
+        found.st_uid == os.getuid() and not found.st_mode & 0o022
+    )
+
+
+def _processor() -> str:
+    """Compiled code is of no use, or worse, on another."""
+    cpuinfo, words = Path("/proc/cpuinfo"), [platform.machine(), platform.node()]
+    if cpuinfo.exists():
+        lines = cpuinfo.read_text().splitlines()
+        wanted = ("model name", "flags", "Features")
+        words += sorted({line for line in lines if line.startswith(wanted)})
+    return hashlib.sha256("\n".join(words).encode()).hexdigest()[:16]
+
+
 def use_compile_cache() -> None:
     """Keeps what JAX compiles for the next run, unless the user has chosen a place.
 
-    What is read there is run: the folder is the user's own, in the user's own cache
-    folder, and left alone if others may write to it. Code belongs to a processor, so
-    each kind has a folder of its own.
+    What is read there is run: it is in the user's own cache folder, in folders that
+    nobody else may write to, or else nothing is kept. Has to happen before JAX starts.
     """
+    root = Path(platformdirs.user_cache_dir("snn_jax", appauthor=False))
+    folder = root / f"jax-{metadata.version('jax')}-{_processor()}"
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
-    import jax
-    import platformdirs
-
-    from snn_jax import identity
-
-    folder = Path(platformdirs.user_cache_dir("snn_jax", appauthor=False), "compiled")
-    try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        found = folder.stat()
-    except OSError:
+    if not (_private(root) and _private(folder)):
         return
-    if os.name == "posix" and (found.st_uid != os.getuid() or found.st_mode & 0o022):
-        return
-    kind = f"jax-{jax.__version__} {identity.instruction_set()}".replace(" ", "-")
-    for name, value in {
-        "jax_compilation_cache_dir": str(folder / kind),
-        "jax_compilation_cache_max_size": MAX_CACHE_BYTES,
-        "jax_persistent_cache_min_compile_time_secs": 0,
-    }.items():
-        jax.config.update(name, value)  # type: ignore[no-untyped-call]
+    with contextlib.suppress(OSError):  # another run tidies up too
+        kept = sorted(root.glob("jax-*/*"), key=lambda path: -path.stat().st_mtime)
+        sizes = itertools.accumulate(path.stat().st_size for path in kept)
+        for path, size in zip(kept, sizes, strict=True):
+            if size > MAX_CACHE_BYTES:
+                path.unlink()
+    os.environ["JAX_COMPILATION_CACHE_DIR"] = str(folder)
+    os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.02")
 
 
 def _parse(
-    settings: type[SettingsT], doc: str, default: SettingsT | None
+    settings: type[SettingsT], doc: str, default: SettingsT | None, compile_cache: bool
 ) -> tuple[SettingsT, bool]:
     """Tyro's parser, with what it says of a mistake in one line instead of a box.
 
@@ -323,7 +343,7 @@ def _parse(
         ),
     ]
     both = dataclasses.make_dataclass(
-        settings.__name__, [("compile_cache", cache, True)], bases=(settings,),
+        settings.__name__, [("compile_cache", cache, compile_cache)], bases=(settings,),
         frozen=True,
     )  # fmt: skip
     start = None if default is None else both(**vars(default))
@@ -351,6 +371,8 @@ def run(
     settings: type[SettingsT],
     doc: str,
     presets: Mapping[str, SettingsT] | None = None,
+    *,
+    compile_cache: bool = True,
 ) -> None:
     """Parses the flags, runs main and leaves with its exit code.
 
@@ -362,6 +384,7 @@ def run(
         doc: the text above the flags in --help.
         presets: by the value of --preset, what the other flags are if they are not
         given.
+        compile_cache: what the flag of that name is if it is not given.
     """
     default = None
     if presets:
@@ -369,14 +392,14 @@ def run(
         preset.add_argument("--preset")
         default = presets.get(str(preset.parse_known_args()[0].preset))
     use_any_terminal()
-    parsed, compile_cache = _parse(settings, doc, default)
+    parsed, keep = _parse(settings, doc, default, compile_cache)
     try:
         parsed.validate()
         use_all_cores()
         use_all_digits()
-        check_environment()
-        if compile_cache:
+        if keep:
             use_compile_cache()
+        check_environment()
         code = main(parsed)
         sys.stdout.flush()
     except KeyboardInterrupt:

@@ -10,7 +10,8 @@ so that a rate is also a share of what a large float32 matrix product reaches. T
 contenders do the same work shows in their losses, which are compared. One whose library
 is missing is left out: pip install -e ".[peers]" brings them.
 
-Writes benchmark.json and figures/speed.svg into runs/benchmark.
+Writes benchmark.json and figures/speed.svg into runs/benchmark; with --grid, which
+measures nothing else, grid.json and figures/grid.svg.
 
 What makes the difference was measured one thing at a time, on two cores with AVX-512,
 five hidden layers of 10 units, networks x examples a second and core in millions, at
@@ -87,7 +88,7 @@ class Settings:
     """Training images of an epoch."""
     grid: bool = False
     """Only how many times as fast as the fastest other tool, in every cell of networks
-    x batch sizes x depths x widths; takes some ten seconds a cell."""
+    x batch sizes x depths x widths; some 20 seconds a cell, of 72 by default."""
     depths: tuple[int, ...] = (1, 5, 20)
     """Of the grid: hidden layers."""
     widths: tuple[int, ...] = (10, 20, 30, 100)
@@ -183,8 +184,9 @@ def main_grid(settings: Settings) -> int:
         )
     )
     there = [p for p in _grid.PEERS if importlib.util.find_spec(library_of(p))]
+    missing = sorted(set(_grid.PEERS) - set(there))
     workers = {name: Worker(name) for name in ("snn_jax", *there)}
-    result: dict[str, Any] = {"machine": machine(), "cells": []}
+    result: dict[str, Any] = {"machine": machine(), "missing": missing, "cells": []}
     for cell in tqdm(cells, desc="measuring", unit="cell"):
         result["cells"].append(_grid.measure(workers, cell, settings.repeats))
         (settings.out / "grid.json").write_text(json.dumps(result, indent=1))
@@ -194,6 +196,8 @@ def main_grid(settings: Settings) -> int:
     path.parent.mkdir(exist_ok=True)
     path.write_text(figures.to_svg(_grid.picture(result["cells"])), encoding="utf-8")
     print("\n" + "\n".join(_grid.report(result["cells"])))
+    if missing:
+        print(f"Not installed: {', '.join(missing)}.")
     print(f"\nIn numbers and as a picture: {settings.out}")
     return 0
 
@@ -263,7 +267,7 @@ def first_output() -> dict[str, float]:
     with (
         tempfile.TemporaryDirectory() as folder,
         subprocess.Popen(
-            [sys.executable, script, "--out", folder],
+            [sys.executable, script, "--no-compile-cache", "--out", folder],
             stdout=subprocess.DEVNULL,
             stderr=subprocess.PIPE,
         ) as running,
@@ -416,4 +420,6 @@ def picture(result: dict[str, Any]) -> "Figure":
 
 
 if __name__ == "__main__":
-    command_line.run(main, Settings, __doc__, {"quick": QUICK, "full": FULL})
+    presets = {"quick": QUICK, "full": FULL}
+    # Compiling is among what is timed.
+    command_line.run(main, Settings, __doc__, presets, compile_cache=False)

@@ -10,6 +10,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.sharding import AxisType, Mesh, NamedSharding, PartitionSpec
 
+# Networks that a GPU draws at a time.
+SIDE_BY_SIDE = 256
 # How arrays lie on the devices: split along their first axis, or whole on each.
 SPLIT, WHOLE = PartitionSpec("networks"), PartitionSpec()  # type: ignore[no-untyped-call]
 
@@ -65,13 +67,15 @@ def in_turn(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """Maps function(shared, *of_network) over networks, for programs that run once.
 
     On a CPU one after the other: weights drawn side by side have the same bits and take
-    twice as long to compile.
+    twice as long to compile. Elsewhere so many at once that there is room for them.
     """
 
     def mapped(shared: Any, *many: Any) -> Any:
         if mesh.devices.flat[0].platform == "cpu":
             return jax.lax.map(lambda one: function(shared, *one), many)
-        return jax.vmap(functools.partial(function, shared))(*many)
+        return jax.lax.map(
+            lambda one: function(shared, *one), many, batch_size=SIDE_BY_SIDE
+        )
 
     return mapped
 

@@ -26,10 +26,9 @@ from snn_jax.recipe import Recipe, transformation
 
 # Networks that one CPU core trains side by side, and what each costs there, measured:
 # fewer leave vector registers and matrix products half empty, more no longer fit its
-# cache. The widest comes first among equals.
+# cache.
 COSTS = {64: 1.0, 80: 1.01, 48: 1.02, 96: 1.05, 32: 1.4, 16: 1.5}
-# So many networks or fewer are faster by vmap; of batches below SMALL_BATCH, in which
-# the fast engine takes several steps at once, fewer.
+# So many networks or fewer are faster by vmap; with batches below SMALL_BATCH, fewer.
 FEW, FEW_OF_SMALL_BATCHES, SMALL_BATCH = 32, 8, 32
 WIDTH_OF_FEW = 16
 # Of a GPU, the share of its memory that the networks may take.
@@ -162,8 +161,8 @@ def choose(
         raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
     network, own = recipe.network, recipe.value_and_grad
     on_cpu = jax.devices()[0].platform == "cpu"
-    # Only then: to try an optimizer, it is compiled.
     few = FEW if recipe.batch_size >= SMALL_BATCH else FEW_OF_SMALL_BATCHES
+    # Only then: to try an optimizer, it is compiled.
     asked = engine == "fast" or (engine == "auto" and on_cpu and count > few)
     obstacles = _obstacles(recipe, traced, static, params) if asked else []
     if engine == "fast" and obstacles:
@@ -192,7 +191,8 @@ def choose(
 def default_width(recipe: Recipe, method: Method, params: Params, count: int) -> int:
     """Networks a device: what fits a core's cache, or as many as a GPU has room for.
 
-    On a CPU the networks fill an even number of chunks, whatever the number of cores.
+    On a CPU, as many as leave the fewest empty places on two cores, whatever their
+    number: results shall not depend on it.
     """
     device = jax.devices()[0]
     if device.platform == "cpu":

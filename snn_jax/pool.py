@@ -23,8 +23,8 @@ from snn_jax.networks import Params
 from snn_jax.recipe import Recipe
 from snn_jax.training import State
 
-# A pool is so many times the networks of a device: on average a group that is half
-# empty is one in 32, and a pool of the assignment's networks takes 34 MB.
+# A pool is so many times the networks of a device: on two devices one place in 16 is
+# empty on average, and a pool of the assignment's networks takes 34 MB.
 DEVICES_FULL = 16
 # What a rule says of a network that goes on.
 GOES_ON = -1

@@ -154,6 +154,8 @@ def _beyond(networks: Networks, safety: float) -> np.ndarray:
         return found
     rates = _rates(networks)
     moving = np.flatnonzero(rates > 0)
+    if not len(moving):
+        return found
     per_look = len(train.y) // recipe.batch_size // recipe.looks_per_epoch
     ahead = safety * per_look * recipe.num_looks
     leaves = plateau.leaving_steps(

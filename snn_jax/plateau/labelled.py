@@ -26,11 +26,11 @@ def leaving(
 
     Returns:
         ``leaves``, the epoch of the first look at which a network has left, inf if none
-        is; ``leaves_predicted``, from the initial weights alone, inf if not within
-        ``diagnosis.LONGEST_HORIZON`` times the epochs of the study; ``leaves_earliest``
-        and ``leaves_latest``, the ends of ``plateau.interval``. NaN where theory does
-        not say. Without variables if ``plateau`` does not cover the network, or the
-        study has other axes.
+        is, NaN if it was stopped before; ``leaves_predicted``, from the initial weights
+        alone, inf if not within ``diagnosis.LONGEST_HORIZON`` times the epochs of the
+        study; ``leaves_earliest`` and ``leaves_latest``, the ends of
+        ``plateau.interval``. NaN where theory does not say. Without variables if
+        ``plateau`` does not cover the network, or the study has other axes.
     """
     axes = {"scale", "learning_rate", "seed"}
     if not plateau.covers(network) or set(result.test_loss.dims) != axes:
@@ -130,4 +130,6 @@ def _first_look(result: xr.Dataset) -> xr.DataArray:
     left = result.label_information > plateau.LEFT * result.label_entropy
     first = result.epoch.isel(epoch=left.argmax("epoch")).drop_vars("epoch")
     found: xr.DataArray = first.where(left.any("epoch"), np.inf).astype(float)
+    if "stopped_epoch" in result:  # who was stopped before is not known to stay
+        found = found.where(left.any("epoch") | result.stopped_epoch.isnull())
     return found
