@@ -43,7 +43,7 @@ def leaving(result: xr.Dataset) -> Figure:
             middle, half = seen[left] - look / 2, np.full(left.sum(), look / 2)
             style: dict[str, Any] = {"color": color, "markersize": 4, "alpha": 0.8}
             axes.errorbar(x[left], middle, half, fmt="o", elinewidth=1, **style)
-            waits = np.isfinite(x) & ~np.isfinite(seen)
+            waits = np.isfinite(x) & np.isinf(seen)
             axes.plot(x[waits], np.full(waits.sum(), 1.15 * last), "^", **style)
         axes.axhline(last, color="black", linestyle="--", linewidth=1)
         _diagonal(axes, low, high, "epochs")
