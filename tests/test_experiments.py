@@ -162,7 +162,7 @@ def check_gpu(printed: str, out: Path) -> None:
     result = json.loads((out / "gpu.json").read_text())
     assert set(result) == {"machine", "rates", "tests"}
     (cell,) = result["rates"]["cells"]
-    assert cell["widths"] == {"snn_jax": 4, "fast engine": 64}
+    assert cell["widths"] == {"snn_jax": 2, "fast engine": 16}
     assert len(cell["contenders"]["snn_jax"]["rates"]) == 1
     assert not any("failed" in found for found in cell["contenders"].values())
     assert (out / "figures" / "gpu.svg").exists()
