@@ -128,12 +128,17 @@ def load(path: Path | None, *, like_mnist: bool = False) -> "tuple[Dataset, str]
     return data, said
 
 
+def _try_folder(path: Path, mode: int = 0o777) -> None:
+    """Makes a folder if need be, and a file in it; raises OSError."""
+    path.mkdir(mode=mode, parents=True, exist_ok=True)
+    with tempfile.NamedTemporaryFile(dir=path):
+        pass
+
+
 def make_folder(path: Path) -> None:
     """Makes the output folder and tries it before the work starts, not after it."""
     try:
-        path.mkdir(parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=path):
-            pass
+        _try_folder(path)
     except OSError as error:
         expect(False, "--out", "a folder to write to", f"{path} ({error.strerror})")
 
@@ -283,9 +288,7 @@ def use_all_digits() -> None:
 def _private(folder: Path) -> bool:
     """Makes a folder if need be; whether the user alone may write to it."""
     try:
-        folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=folder):
-            pass
+        _try_folder(folder, mode=0o700)
         found = folder.stat()
     except OSError:
         return False
@@ -310,10 +313,10 @@ def use_compile_cache() -> None:
     What is read there is run: it is in the user's own cache folder, in folders that
     nobody else may write to, or else nothing is kept. Has to happen before JAX starts.
     """
-    root = Path(platformdirs.user_cache_dir("snn_jax", appauthor=False))
-    folder = root / f"jax-{metadata.version('jax')}-{_processor()}"
     if "JAX_COMPILATION_CACHE_DIR" in os.environ:
         return
+    root = Path(platformdirs.user_cache_dir("snn_jax", appauthor=False))
+    folder = root / f"jax-{metadata.version('jax')}-{_processor()}"
     if not (_private(root) and _private(folder)):
         return
     with contextlib.suppress(OSError):  # another run tidies up too

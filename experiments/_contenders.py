@@ -10,7 +10,7 @@ import functools
 import itertools
 import time
 from collections.abc import Callable
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -21,6 +21,24 @@ DIFFERENT = 2048
 
 # One pass over the batches; a second call goes on with the trained weights.
 Epoch = Callable[[], Any]
+
+
+class Task(NamedTuple):
+    """What every contender does: n networks, trained on the batches of an order.
+
+    Attributes:
+        x: images, one a row.
+        y: their labels.
+        order: of the images, a row a batch.
+        n: networks, from the same weights for all contenders.
+        sizes: units per layer.
+    """
+
+    x: np.ndarray
+    y: np.ndarray
+    order: np.ndarray
+    n: int
+    sizes: tuple[int, ...] = SIZES
 
 
 def initial_weights(
@@ -41,15 +59,7 @@ def initial_weights(
     return [W[again] for W in drawn]
 
 
-def snn_jax(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    parts: str = "train",
-    sizes: tuple[int, ...] = SIZES,
-    engine: str = "auto",
-) -> Epoch:
+def snn_jax(task: Task, parts: str = "train", engine: str = "auto") -> Epoch:
     """What ``sweep`` runs, or one of its engines.
 
     Its batches are those of the order, which is that of epoch 1 with key 0. With
@@ -62,6 +72,7 @@ def snn_jax(
     from snn_jax.networks import MLP
     from snn_jax.recipe import Recipe
 
+    x, y, order, n, sizes = task
     train = Split(x[: order.size], y[: order.size])
     valid = Split(x[-10_000:], y[-10_000:])
     recipe = Recipe(MLP(sizes, biases=False), batch_size=order.shape[1])
@@ -92,17 +103,12 @@ def snn_jax(
     return epoch
 
 
-def jax_vmap(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...] = SIZES,
-) -> Epoch:
+def jax_vmap(task: Task) -> Epoch:
     """A textbook loss, x @ W, under ``jax.vmap``: what one would write first."""
     import jax
     import jax.numpy as jnp
 
+    x, y, order, n, sizes = task
     x, y, order = jax.device_put((x, y, order))
 
     def loss(weights: list[Any], x: Any, y: Any) -> Any:
@@ -131,16 +137,11 @@ def jax_vmap(
     return epoch
 
 
-def torch_loop(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...] = SIZES,
-) -> Epoch:
+def torch_loop(task: Task) -> Epoch:
     """PyTorch, ``nn.Sequential`` and ``optim.SGD``, one network after the other."""
     import torch
 
+    x, y, order, n, sizes = task
     images, labels = torch.from_numpy(x), torch.from_numpy(y.astype(np.int64))
     batches = torch.from_numpy(order.astype(np.int64))
     weights = initial_weights(n, sizes)
@@ -171,35 +172,22 @@ def torch_loop(
     return epoch
 
 
-def on_device(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...],
-    device: str,
-) -> list[Any]:
+def on_device(task: Task, device: str) -> list[Any]:
     """Images, labels, batches and the weights of every layer as PyTorch's tensors."""
     import torch
 
+    x, y, order, n, sizes = task
     integers = (y.astype(np.int64), order.astype(np.int64))
     arrays = (x, *integers, *initial_weights(n, sizes))
     return [torch.from_numpy(array).to(device) for array in arrays]
 
 
-def torch_vmap(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...] = SIZES,
-    device: str = "cpu",
-) -> Epoch:
+def torch_vmap(task: Task, device: str = "cpu") -> Epoch:
     """``torch.func.vmap`` of ``torch.func.grad_and_value``."""
     import torch
     from torch.func import grad_and_value, vmap
 
-    images, labels, batches, *weights = on_device(x, y, order, n, sizes, device)
+    images, labels, batches, *weights = on_device(task, device)
 
     def loss(weights: Any, x: Any, y: Any) -> Any:
         a = x
@@ -211,7 +199,7 @@ def torch_vmap(
     step = vmap(grad_and_value(loss), in_dims=(0, None, None))
 
     def epoch() -> Any:
-        total = torch.zeros(n, device=device)
+        total = torch.zeros(task.n, device=device)
         with torch.no_grad():
             for batch in batches:
                 grads, value = step(tuple(weights), images[batch], labels[batch])
@@ -223,27 +211,20 @@ def torch_vmap(
     return epoch
 
 
-def torch_bmm(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...] = SIZES,
-    device: str = "cpu",
-) -> Epoch:
+def torch_bmm(task: Task, device: str = "cpu") -> Epoch:
     """PyTorch on stacked weights: one product for layer 1, ``bmm`` for the others."""
     import torch
 
-    images, labels, batches, *weights = on_device(x, y, order, n, sizes, device)
+    images, labels, batches, *weights = on_device(task, device)
     for W in weights:
         W.requires_grad_()
-    columns = torch.arange(order.shape[1], device=device)
+    columns = torch.arange(task.order.shape[1], device=device)
 
     def epoch() -> Any:
-        total = torch.zeros(n, device=device)
+        total = torch.zeros(task.n, device=device)
         for batch in batches:
-            a = (images[batch] @ weights[0].reshape(-1, sizes[0]).T).T
-            a = a.reshape(n, sizes[1], -1)
+            a = (images[batch] @ weights[0].reshape(-1, task.sizes[0]).T).T
+            a = a.reshape(task.n, task.sizes[1], -1)
             for W in weights[1:]:
                 a = torch.bmm(W, torch.sigmoid(a))
             log_p = torch.log_softmax(a, dim=1)
@@ -257,18 +238,13 @@ def torch_bmm(
     return epoch
 
 
-def scikit_learn(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...] = SIZES,
-) -> Epoch:
+def scikit_learn(task: Task) -> Epoch:
     """``MLPClassifier``, one network after the other; biases and weights of its own."""
     import warnings
 
     from sklearn.neural_network import MLPClassifier
 
+    x, y, order, n, sizes = task
     warnings.simplefilter("ignore")  # it has not converged after one epoch
     models = [
         MLPClassifier(
@@ -294,14 +270,9 @@ def scikit_learn(
     return epoch
 
 
-def numpy_loop(
-    x: np.ndarray,
-    y: np.ndarray,
-    order: np.ndarray,
-    n: int,
-    sizes: tuple[int, ...] = SIZES,
-) -> Epoch:
+def numpy_loop(task: Task) -> Epoch:
     """NumPy, the gradient by hand, one network after the other."""
+    x, y, order, n, sizes = task
     weights = initial_weights(n, sizes)
 
     def train(weights: list[np.ndarray]) -> float:

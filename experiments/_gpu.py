@@ -11,11 +11,17 @@ import multiprocessing
 import subprocess
 import sys
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from importlib.util import find_spec
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from _workers import FIRST_STEPS, NO_ROOM, ContenderError, Worker, order_of
+from _workers import (
+    FIRST_STEPS,
+    NO_ROOM,
+    ContenderError,
+    Worker,
+    not_installed,
+    order_of,
+)
 
 ROOT = Path(__file__).parents[1]
 # Networks x examples that are trained at a time, at most, unless that is FIRST_STEPS.
@@ -210,11 +216,10 @@ def tests(sizes: Sizes) -> dict[str, Any]:
 
 def rates(sizes: Sizes) -> dict[str, Any]:
     """All contenders at all sizes."""
-    from _contenders import CONTENDERS as CALLED
     from tqdm import tqdm
 
-    libraries = {n: CALLED[CONTENDERS[n].called][1] for n in sizes.contenders}
-    missing = [name for name, lib in libraries.items() if not find_spec(lib)]
+    without = not_installed({CONTENDERS[name].called for name in sizes.contenders})
+    missing = [n for n in sizes.contenders if CONTENDERS[n].called in without]
     names = [name for name in sizes.contenders if name not in missing]
     if sizes.cpu:
         names = [name for name in names if CONTENDERS[name].precision == FLOAT32]

@@ -6,7 +6,8 @@ from statistics import median
 from typing import Any, NamedTuple
 
 import numpy as np
-from _workers import ContenderError, Worker, order_of
+from _contenders import CONTENDERS
+from _workers import ContenderError, Worker, order_of, speeds
 from matplotlib.colors import TwoSlopeNorm
 from matplotlib.figure import Figure
 
@@ -46,8 +47,7 @@ def measure(workers: dict[str, Worker], cell: Cell, repeats: int) -> dict[str, A
     trained, losses = {}, {}
     steps = max(2, min(20_000, MOST // cell.networks) // cell.batch_size)
     for name, worker in workers.items():
-        alone = name == "NumPy"  # one network after the other
-        count = 1 if alone else cell.networks
+        count = 1 if CONTENDERS[name][2] else cell.networks
         of_cell = steps
         options = {"sizes": cell.sizes}
         try:
@@ -83,7 +83,7 @@ def measure(workers: dict[str, Worker], cell: Cell, repeats: int) -> dict[str, A
 
 def ratio(found: dict[str, Any]) -> float:
     """How many times as fast as the fastest other."""
-    rates = {name: median(values) for name, values in found["rates"].items()}
+    rates = speeds(found)
     ours = rates.pop("snn_jax", float("nan"))  # no room
     return float(ours / max(rates.values(), default=float("nan")))
 
@@ -144,8 +144,9 @@ def report(found: list[dict[str, Any]]) -> list[str]:
         f"{ratio(slowest[-1]):.1f}; below 1 in {len(behind)}.",
     ]
     for cell in slowest[:10]:
-        rates = {name: median(values) for name, values in cell["rates"].items()}
-        said = ", ".join(f"{name} {rate / 1e6:.3g}" for name, rate in rates.items())
+        said = ", ".join(
+            f"{name} {rate / 1e6:.3g}" for name, rate in speeds(cell).items()
+        )
         lines.append(
             f"{ratio(cell):5.2f}  {cell['networks']} networks, batch size "
             f"{cell['batch_size']}, {cell['depth']} layers of {cell['width']}: {said}"

@@ -13,9 +13,11 @@ import re
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
+from importlib.util import find_spec
 from multiprocessing.connection import Connection
 from pathlib import Path
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -94,7 +96,7 @@ def work(connection: Connection, name: str) -> None:
     the rate of a large matrix product; ("memory",), with the most memory so far, in
     bytes; and ("device memory",), with the same of a GPU, or None.
     """
-    from _contenders import CONTENDERS, matrix_product
+    from _contenders import CONTENDERS, SIZES, Task, matrix_product
 
     if name == "snn_jax":
         import _command_line
@@ -117,8 +119,9 @@ def work(connection: Connection, name: str) -> None:
         started = time.perf_counter()
         if message == "prepare":
             n, order, options = arguments
+            sizes = options.pop("sizes", SIZES)
             epoch = idle  # what was there before is free
-            epoch = function(x, y, order, n, **options)
+            epoch = function(Task(x, y, order, n, sizes), **options)
             losses = epoch()
             return time.perf_counter() - started, losses
         if message == "run":
@@ -181,6 +184,18 @@ def machine() -> dict[str, Any]:
         "python": platform.python_version(),
         "jax": jax.__version__,
     }
+
+
+def not_installed(names: Iterable[str]) -> list[str]:
+    """Those contenders whose library is missing."""
+    from _contenders import CONTENDERS
+
+    return [name for name in names if not find_spec(CONTENDERS[name][1])]
+
+
+def speeds(cell: dict[str, Any]) -> dict[str, float]:
+    """Median rate of each contender, in networks x examples a second."""
+    return {name: median(rates) for name, rates in cell["rates"].items()}
 
 
 def order_of(num_examples: int, batch_size: int) -> "np.ndarray":

@@ -45,7 +45,6 @@ images take 4 ns each; shuffle, copies and the calls themselves the rest. At bat
 a quarter of the images: 14 ns instead of 4.
 """
 
-import importlib.util
 import itertools
 import json
 import os
@@ -61,7 +60,15 @@ from typing import TYPE_CHECKING, Any, Literal
 
 sys.path.insert(0, str(Path(__file__).parent))  # python -I does not look there
 import _command_line as command_line
-from _workers import FIRST_STEPS, FLOP, Worker, machine, order_of
+from _workers import (
+    FIRST_STEPS,
+    FLOP,
+    Worker,
+    machine,
+    not_installed,
+    order_of,
+    speeds,
+)
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -130,11 +137,7 @@ def main(settings: Settings) -> int:
 
     result: dict[str, Any] = {
         "machine": machine(),
-        "missing": [
-            name
-            for name, (_, library, _) in CONTENDERS.items()
-            if importlib.util.find_spec(library) is None
-        ],
+        "missing": not_installed(CONTENDERS),
     }
     cells = list(itertools.product(settings.batch_sizes, settings.networks))
     rounds = len(cells) * settings.repeats + 2 + settings.scaling
@@ -183,9 +186,9 @@ def main_grid(settings: Settings) -> int:
             settings.depths, settings.widths, settings.networks, settings.batch_sizes
         )
     )
-    there = [p for p in _grid.PEERS if importlib.util.find_spec(library_of(p))]
-    missing = sorted(set(_grid.PEERS) - set(there))
-    workers = {name: Worker(name) for name in ("snn_jax", *there)}
+    missing = not_installed(_grid.PEERS)
+    names = [name for name in ("snn_jax", *_grid.PEERS) if name not in missing]
+    workers = {name: Worker(name) for name in names}
     result: dict[str, Any] = {"machine": machine(), "missing": missing, "cells": []}
     for cell in tqdm(cells, desc="measuring", unit="cell"):
         result["cells"].append(_grid.measure(workers, cell, settings.repeats))
@@ -200,13 +203,6 @@ def main_grid(settings: Settings) -> int:
         print(f"Not installed: {', '.join(missing)}.")
     print(f"\nIn numbers and as a picture: {settings.out}")
     return 0
-
-
-def library_of(name: str) -> str:
-    """What a contender needs."""
-    from _contenders import CONTENDERS
-
-    return CONTENDERS[name][1]
 
 
 def measure_cell(
@@ -304,11 +300,6 @@ def scaling(worker: Worker, settings: Settings) -> dict[str, Any]:
     found["depth"] = {n: seconds(SCALED, few, depth=n) for n in (1, 5, 10, 20)}
     found["width"] = {n: seconds(SCALED, few, width=n) for n in (5, 10, 20, 30)}
     return found
-
-
-def speeds(cell: dict[str, Any]) -> dict[str, float]:
-    """Median rate of each contender, in networks x examples a second."""
-    return {name: median(rates) for name, rates in cell["rates"].items()}
 
 
 def report(result: dict[str, Any]) -> list[str]:

@@ -369,9 +369,11 @@ def page(
 
     from snn_jax import curves, figures, meanfield, plateau, signals
 
+    # Who was stopped counts as it was then.
+    held = curves.held(result)
     maps, labels = representations(settings, dataset, result)
     drawn: dict[str, Figure | None] = {
-        "loss_curves": figures.loss_curves(curves.held(result)),
+        "loss_curves": figures.loss_curves(held),
         "accuracy_by_scale": figures.accuracy_by_scale(result),
         "verdict_map": figures.verdict_map(result),
         "gradient_per_layer": figures.gradient_per_layer(result),
@@ -390,7 +392,7 @@ def page(
     return _words.sections(
         "convergence_page.md.j2",
         drawn,
-        tables(curves.held(result)),
+        tables(held),
         {"verdict_map": _cells.details(result)},
         **facts,
         out=settings.out,

@@ -71,10 +71,11 @@ def in_turn(function: Callable[..., Any], mesh: Mesh) -> Callable[..., Any]:
     """
 
     def mapped(shared: Any, *many: Any) -> Any:
-        if mesh.devices.flat[0].platform == "cpu":
-            return jax.lax.map(lambda one: function(shared, *one), many)
+        on_cpu = mesh.devices.flat[0].platform == "cpu"
         return jax.lax.map(
-            lambda one: function(shared, *one), many, batch_size=SIDE_BY_SIDE
+            lambda one: function(shared, *one),
+            many,
+            batch_size=None if on_cpu else SIDE_BY_SIDE,
         )
 
     return mapped

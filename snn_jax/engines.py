@@ -28,8 +28,9 @@ from snn_jax.recipe import Recipe, transformation
 # fewer leave vector registers and matrix products half empty, more no longer fit its
 # cache.
 COSTS = {64: 1.0, 80: 1.01, 48: 1.02, 96: 1.05, 32: 1.4, 16: 1.5}
-# So many networks or fewer are faster by vmap; with batches below SMALL_BATCH, fewer.
-FEW, FEW_OF_SMALL_BATCHES, SMALL_BATCH = 32, 8, 32
+# So many networks or fewer are faster by vmap; fewer with batches so small that the
+# fast engine takes several steps of SGD at once.
+FEW, FEW_OF_SMALL_BATCHES = 32, 8
 WIDTH_OF_FEW = 16
 # Of a GPU, the share of its memory that the networks may take.
 GPU_MEMORY_SHARE = 0.5
@@ -161,7 +162,7 @@ def choose(
         raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
     network, own = recipe.network, recipe.value_and_grad
     on_cpu = jax.devices()[0].platform == "cpu"
-    few = FEW if recipe.batch_size >= SMALL_BATCH else FEW_OF_SMALL_BATCHES
+    few = FEW if recipe.batch_size >= fast.ONE_STEP else FEW_OF_SMALL_BATCHES
     # Only then: to try an optimizer, it is compiled.
     asked = engine == "fast" or (engine == "auto" and on_cpu and count > few)
     obstacles = _obstacles(recipe, traced, static, params) if asked else []

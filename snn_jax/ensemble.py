@@ -213,6 +213,12 @@ class Ensemble:
             found = run(many, *self._placed["observed"])
             return {name: np.asarray(value) for name, value in found.items()}
 
+    def look(self, many: Params) -> dict[str, Any]:
+        """What is known of all networks between epochs, by name."""
+        valid = self.evaluate(many, "valid")
+        seen = {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
+        return seen | self.observe(many)
+
     @property
     def _observes(self) -> bool:
         observations, _, with_signals = self._observed
@@ -249,7 +255,7 @@ class Ensemble:
         mesh = self.mesh if here else devices.mesh_for(1, 1)
         split = functools.partial(devices.shapes, mesh=mesh if here else None)
         whole = functools.partial(split, place=devices.WHOLE)
-        count, key = self.width * mesh.size, jax.random.key(0)
+        count, key, placed = self.width * mesh.size, jax.random.key(0), self._placed
         seeds = split(np.zeros(count, np.int32))
         points = split({name: np.full(count, v) for name, v in self.traced.items()})
         start = programs.start(mesh, self._core, self._static)
@@ -257,19 +263,18 @@ class Ensemble:
         run = programs.run_epoch(mesh, self._core, self.method, self._static)
         when = (key, jnp.int32(1), jnp.int32(0))
         evaluate = programs.evaluate(mesh, self._core, self.method)
-        reference = self.data.train.x[: training.NUM_REFERENCE]
         found = {
             "initial weights": lower(start, key, seeds, points),
             "training": lower(
-                run, states, seeds, points, when, *whole(self._learned_from())
+                run, states, seeds, points, when, *whole(placed["learned from"])
             ),
             "evaluation": lower(
-                evaluate, states.params, *whole((self.data.test, reference))
+                evaluate, states.params, *whole((placed["test"], placed["reference"]))
             ),
         }
         if self._observes:
             with jax.enable_x64(True):
                 observe = programs.observe(mesh, self._core, *self._observed)
-                examples = whole(self._observed_examples())
+                examples = whole(placed["observed"])
                 found["observations"] = lower(observe, states.params, *examples)
         return found

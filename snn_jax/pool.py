@@ -126,13 +126,6 @@ def labelled(result: xr.Dataset, rule: Any) -> xr.Dataset:
     return found
 
 
-def look(ensemble: Ensemble, params: Params) -> dict[str, Any]:
-    """What is known of networks between epochs."""
-    valid = ensemble.evaluate(params, "valid")
-    seen = {"valid_loss": valid.loss, "valid_accuracy": valid.accuracy}
-    return seen | ensemble.observe(params)
-
-
 def run(
     ensemble: Ensemble,
     rule: Any,
@@ -200,7 +193,7 @@ def run(
                 _states(ensemble, structure, pool, places),
                 seeds, points, key, epoch + 1, part,
             )  # fmt: skip
-            _put(pool, places[:real], now + 1, happened | look(ensemble, states.params))
+            _put(pool, places[:real], now + 1, happened | ensemble.look(states.params))
             for kept, leaf in zip(pool.leaves, jax.tree.leaves(states), strict=True):
                 kept[places[:real]] = np.asarray(leaf)[:real]
             report(real)
@@ -255,7 +248,7 @@ def _started(
                 pool.leaves.append(np.empty((count, *leaf.shape[1:]), leaf.dtype))
             pool.leaves[i][places[:real]] = leaf[:real]
         _put(pool, places[:real], 0, _nothing_yet(ensemble, len(places)), recipe)
-        _put(pool, places[:real], 0, look(ensemble, states.params), recipe)
+        _put(pool, places[:real], 0, ensemble.look(states.params), recipe)
     return structure, pool
 
 

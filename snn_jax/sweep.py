@@ -228,7 +228,7 @@ class Sweep:
             chosen = jax.tree.map(lambda leaf: np.asarray(leaf)[places], self.initial)
             states = ensemble.start_from(chosen, points)
         if saved is None:
-            rows: list[dict[str, Any]] = [pool.look(ensemble, states.params)]
+            rows: list[dict[str, Any]] = [ensemble.look(states.params)]
         else:
             states, rows = _restored(ensemble, states, saved)
             report(real * (len(rows) - 1))
@@ -238,7 +238,7 @@ class Sweep:
             states, happened = ensemble.run_epoch(
                 states, seeds, points, self.key, epoch + 1, part
             )
-            rows.append(happened | pool.look(ensemble, states.params))
+            rows.append(happened | ensemble.look(states.params))
             report(real)
             save(functools.partial(_saved, states, rows))
         # Before the first epoch nothing has happened.

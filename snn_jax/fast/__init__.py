@@ -50,11 +50,12 @@ from snn_jax.fast.alone import value_and_grad
 from snn_jax.fast.evaluation import evaluate
 from snn_jax.fast.layers import SLAB
 from snn_jax.fast.rules import run_epoch_with, serves
-from snn_jax.fast.sgd import BLOCK, run_epoch
+from snn_jax.fast.sgd import BLOCK, ONE_STEP, run_epoch
 from snn_jax.networks import MLP
 
 __all__ = [
     "BLOCK",
+    "ONE_STEP",
     "SLAB",
     "evaluate",
     "fits",

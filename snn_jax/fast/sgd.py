@@ -19,6 +19,8 @@ from snn_jax.networks import MLP, Params
 # Images in a block of steps. Fewer leave the first layer bound by memory, more make the
 # sum over earlier steps longer than what it saves.
 BLOCK = 64
+# From this batch size on, blocks of steps do not pay.
+ONE_STEP = 32
 
 
 def _step(
@@ -121,7 +123,7 @@ def run_epoch(
         W1 = W1 - rate * first_gradient(images, deltas)
         return {"W1": W1, **rest}, loss
 
-    k = min(max(1, BLOCK // batch_size if batch_size < 32 else 1), order.shape[0])
+    k = min(max(1, BLOCK // batch_size if batch_size < ONE_STEP else 1), order.shape[0])
     blocks = order.shape[0] // k
     after = before | {"W1": before["W1"][pixels]}
     after, block_losses = jax.lax.scan(
