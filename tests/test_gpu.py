@@ -122,7 +122,7 @@ def test_no_room_is_a_result(room_alone: bool, monkeypatch: pytest.MonkeyPatch) 
 
     monkeypatch.setattr(_gpu, "Worker", start)
     monkeypatch.setattr(_gpu, "product", lambda *_: 1e12)
-    monkeypatch.setattr(_gpu, "find_spec", lambda _: True)
+    monkeypatch.setattr(_gpu, "not_installed", lambda _: [])
     monkeypatch.setattr(_gpu, "order_of", lambda *_: None)
     monkeypatch.setattr(_gpu, "width_of", lambda n, *_, **__: n)
     names = ("PyTorch bmm", "torch.func.vmap", "snn_jax TF32", "bmm TF32")
