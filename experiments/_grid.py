@@ -1,6 +1,7 @@
 """The speed of snn_jax beside the fastest other tool, in every cell of a grid."""
 
 import itertools
+import time
 from collections.abc import Iterator
 from statistics import median
 from typing import Any, NamedTuple
@@ -13,9 +14,15 @@ from matplotlib.figure import Figure
 
 # Those that are the fastest of the others somewhere.
 PEERS = ("jax.vmap", "torch.func.vmap", "PyTorch bmm", "NumPy")
-# A contender is timed on so many (network x example), or on as many as take so long,
-# and on two batches at least.
-MOST, SECONDS = 600_000, 0.4
+# A contender is timed on an epoch of MNIST, or on as many images as are so much useful
+# arithmetic, or take so many seconds, and on two batches at least.
+EPOCH, MOST_FLOP, SECONDS = 50_000, 4e10, 0.1
+# Of a contender that reaches less of the fastest one's rate, one round is enough.
+FAR_BEHIND = 0.5
+# For so many seconds threads of the contender before wait busily for more work.
+PAUSE = 0.2
+# And a core that had a rest is slow for so many: the last runs count.
+WARM = 0.3
 
 
 class Cell(NamedTuple):
@@ -31,6 +38,12 @@ class Cell(NamedTuple):
         """Units per layer."""
         return (784, *(self.width,) * self.depth, 10)
 
+    @property
+    def flop(self) -> int:
+        """Useful operations of a network and an image, as ``_workers.FLOP``."""
+        weights = [a * b for a, b in itertools.pairwise(self.sizes)]
+        return 6 * sum(weights) - 2 * weights[0]
+
 
 def cells(
     depths: tuple[int, ...],
@@ -45,7 +58,8 @@ def cells(
 def measure(workers: dict[str, Worker], cell: Cell, repeats: int) -> dict[str, Any]:
     """Rates of all contenders in a cell, taking turns, and how far losses differ."""
     trained, losses = {}, {}
-    steps = max(2, min(20_000, MOST // cell.networks) // cell.batch_size)
+    images = min(EPOCH, int(MOST_FLOP / (cell.networks * cell.flop)))
+    steps = max(2, images // cell.batch_size)
     for name, worker in workers.items():
         count = 1 if CONTENDERS[name][2] else cell.networks
         of_cell = steps
@@ -65,8 +79,10 @@ def measure(workers: dict[str, Worker], cell: Cell, repeats: int) -> dict[str, A
         losses[name] = float(loss[0]), order.size
     rates: dict[str, list[float]] = {name: [] for name in trained}
     for _ in range(repeats):
+        fastest = max((max(seen, default=0) for seen in rates.values()), default=0)
         for name, size in trained.items():
-            rates[name].append(size / workers[name].ask("run"))
+            if not rates[name] or max(rates[name]) > FAR_BEHIND * fastest:
+                rates[name].append(size / _seconds(workers[name]))
     # Of those that saw as many images: all start from the same weights.
     same = [
         abs(one - other)
@@ -81,11 +97,24 @@ def measure(workers: dict[str, Worker], cell: Cell, repeats: int) -> dict[str, A
     }
 
 
+def _seconds(worker: Worker) -> float:
+    """Of a run, with nothing left of what others did."""
+    time.sleep(PAUSE)
+    seconds: list[float] = []
+    while sum(seconds) < WARM:
+        seconds.append(worker.ask("run"))
+    return median(seconds[-3:])
+
+
 def ratio(found: dict[str, Any]) -> float:
     """How many times as fast as the fastest other."""
     rates = speeds(found)
     ours = rates.pop("snn_jax", float("nan"))  # no room
     return float(ours / max(rates.values(), default=float("nan")))
+
+
+def _count(n: int, what: str) -> str:
+    return f"{n} {what}" if n == 1 else f"{n} {what}s"
 
 
 def picture(found: list[dict[str, Any]]) -> Figure:
@@ -121,8 +150,7 @@ def picture(found: list[dict[str, Any]]) -> Figure:
                     column, row, f"{value:.2g}" if value < 10 else f"{value:.0f}",
                     ha="center", va="center", fontsize=8, color=color,
                 )  # fmt: skip
-        hidden = "layer" if depths[i] == 1 else "layers"
-        panel.set_title(f"{depths[i]} {hidden} of {widths[j]}", fontsize=9)
+        panel.set_title(f"{_count(depths[i], 'layer')} of {widths[j]}", fontsize=9)
         panel.set_xticks(range(len(batches)), batches)
         panel.set_yticks(range(len(networks)), networks)
         panel.tick_params(length=0)
@@ -148,7 +176,8 @@ def report(found: list[dict[str, Any]]) -> list[str]:
             f"{name} {rate / 1e6:.3g}" for name, rate in speeds(cell).items()
         )
         lines.append(
-            f"{ratio(cell):5.2f}  {cell['networks']} networks, batch size "
-            f"{cell['batch_size']}, {cell['depth']} layers of {cell['width']}: {said}"
+            f"{ratio(cell):5.2f}  {_count(cell['networks'], 'network')}, batch size "
+            f"{cell['batch_size']}, {_count(cell['depth'], 'layer')} of "
+            f"{cell['width']}: {said}"
         )
     return lines

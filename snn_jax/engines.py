@@ -2,9 +2,9 @@
 
 The engine "plain" is ``training.run_epoch`` under ``jax.vmap`` and serves all; "fast"
 is ``fast``, the same numbers up to rounding, for plain networks with narrow layers and
-nearly all optimizers. Fast it is on a CPU; a GPU multiplies stacks of small matrices
-well, and there "plain" is up to five times as fast. What was chosen stands in the
-result.
+nearly all optimizers. Fast it is for many small networks on a CPU; a GPU multiplies
+stacks of small matrices well, and there "plain" is up to five times as fast. What was
+chosen stands in the result.
 """
 
 import math
@@ -29,9 +29,12 @@ from snn_jax.recipe import Recipe, transformation
 # cache.
 COSTS = {64: 1.0, 80: 1.01, 48: 1.02, 96: 1.05, 32: 1.4, 16: 1.5}
 # So many networks or fewer are faster by vmap; fewer with batches so small that the
-# fast engine takes several steps of SGD at once.
-FEW, FEW_OF_SMALL_BATCHES = 32, 8
-WIDTH_OF_FEW = 16
+# fast engine takes several steps of SGD at once. And so are any number with more
+# products of a hidden weight and an image in a step: theirs leave the cache.
+FEW, FEW_OF_SMALL_BATCHES = 32, 16
+MOST_PRODUCTS = 200_000
+# By vmap a core trains as many side by side as have so many weights, 4 MB.
+MOST_WEIGHTS, MOST_BY_VMAP = 2**20, 32
 # Of a GPU, the share of its memory that the networks may take.
 GPU_MEMORY_SHARE = 0.5
 
@@ -132,6 +135,15 @@ def _obstacles(
     return [words for words, true in found.items() if true]
 
 
+def _by_vmap(recipe: Recipe, params: Params, count: int) -> bool:
+    """Whether vmap is the faster way on a CPU, where both serve."""
+    few = FEW if recipe.batch_size >= fast.ONE_STEP else FEW_OF_SMALL_BATCHES
+    if count <= few or not fast.fits(recipe.network):
+        return True
+    hidden = sum(leaf.size for leaf in params.values()) - params["W1"].size
+    return bool(hidden * recipe.batch_size > MOST_PRODUCTS)
+
+
 def choose(
     recipe: Recipe,
     data: Dataset,
@@ -162,9 +174,10 @@ def choose(
         raise ValueError(f"engine: expected auto, fast or plain, found {engine}")
     network, own = recipe.network, recipe.value_and_grad
     on_cpu = jax.devices()[0].platform == "cpu"
-    few = FEW if recipe.batch_size >= fast.ONE_STEP else FEW_OF_SMALL_BATCHES
     # Only then: to try an optimizer, it is compiled.
-    asked = engine == "fast" or (engine == "auto" and on_cpu and count > few)
+    asked = engine == "fast" or (
+        engine == "auto" and on_cpu and not _by_vmap(recipe, params, count)
+    )
     obstacles = _obstacles(recipe, traced, static, params) if asked else []
     if engine == "fast" and obstacles:
         raise ValueError(
@@ -175,7 +188,7 @@ def choose(
         sgd = is_sgd(recipe.optimizer, traced, static, params)
         return Method("fast", "by hand", by_hand, in_numpy=False, sgd=sgd)
     if own is None:
-        if recipe.loss is losses.nll and fast.fits(network):
+        if recipe.loss is losses.nll and isinstance(network, MLP) and network.plain:
             by_hand = fast.value_and_grad(network)
             return Method("plain", "by hand", by_hand, in_numpy=False)
         autodiff = gradients.by_autodiff(network, recipe.loss)
@@ -196,16 +209,17 @@ def default_width(recipe: Recipe, method: Method, params: Params, count: int) ->
     number: results shall not depend on it.
     """
     device = jax.devices()[0]
+    weights: int = sum(leaf.size for leaf in jax.tree.leaves(params))
     if device.platform == "cpu":
         if method.engine != "fast":
-            return min(WIDTH_OF_FEW, math.ceil(count / 2))
+            most = max(1, min(MOST_BY_VMAP, MOST_WEIGHTS // weights))
+            return math.ceil(count / 2 / math.ceil(count / 2 / most))
 
         def cost(width: int) -> float:
             return COSTS[width] * width * math.ceil(count / (2 * width))
 
         return min(COSTS, key=cost)
     memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
-    weights = sum(leaf.size for leaf in jax.tree.leaves(params))
     images = max(recipe.batch_size, fast.BLOCK, fast.SLAB)
     units = sum(recipe.network.sizes[1:]) if isinstance(recipe.network, MLP) else 1000
     # Weights before and after, their gradient and what is donated; activations, slopes

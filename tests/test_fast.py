@@ -223,12 +223,18 @@ def test_probabilities_at_extreme_logits() -> None:
     np.testing.assert_allclose(p[..., 0], jax.nn.softmax(logits[..., 0]), atol=1e-38)
 
 
-@pytest.mark.parametrize("name", NETS)
-def test_a_network_alone_has_the_same_gradient(name: str, small: Dataset) -> None:
-    net = NETS[name]
+@pytest.mark.parametrize(
+    ("name", "images"),
+    [*((name, 9) for name in NETS), ("biases", 1), ("wide", 9), ("wide", 33)],
+)
+def test_a_network_alone_has_the_same_gradient(
+    name: str, images: int, small: Dataset
+) -> None:
+    """With sums written out, and as matrix products of images in rows or columns."""
+    net = (NETS | {"wide": MLP((784, 40, 33, 10), biases=True)})[name]
     with jax.enable_x64(True):
         params = jax.tree.map(lambda leaf: leaf[0].astype(float), some_networks(net))
-        x, y = small.train.x[:9].astype(float), small.train.y[:9]
+        x, y = small.train.x[:images].astype(float), small.train.y[:images]
         found = jax.jit(fast.value_and_grad(net))(params, x, y)
         expected = jax.jit(gradients.by_autodiff(net))(params, x, y)
     jax.tree.map(
