@@ -285,7 +285,7 @@ class Identity:
         ]
 
 
-@functools.lru_cache(maxsize=1)
+@functools.lru_cache(maxsize=4)  # a study has more sweeps than one
 def identity_of(sweep: Sweep) -> Identity:
     """The identity of a sweep, worked out once: its programs have to be lowered."""
     return Identity(sweep)
