@@ -19,6 +19,16 @@ LEARNING_RATE = 0.1
 # Networks with weights of their own; speed does not depend on them.
 DIFFERENT = 2048
 
+# Those whose speed is measured beside plain SGD: names in optax, and options.
+OPTIMIZERS: dict[str, tuple[str, dict[str, Any]]] = {
+    "SGD": ("sgd", {}),
+    "momentum": ("sgd", {"momentum": 0.9}),
+    "Nesterov": ("sgd", {"momentum": 0.9, "nesterov": True}),
+    "RMSprop": ("rmsprop", {}),
+    "Adam": ("adam", {}),
+    "AdamW": ("adamw", {}),
+}
+
 # One pass over the batches; a second call goes on with the trained weights.
 Epoch = Callable[[], Any]
 
@@ -59,13 +69,16 @@ def initial_weights(
     return [W[again] for W in drawn]
 
 
-def snn_jax(task: Task, parts: str = "train", engine: str = "auto") -> Epoch:
-    """What ``sweep`` runs, or one of its engines.
+def snn_jax(
+    task: Task, parts: str = "train", engine: str = "auto", optimizer: str = "SGD"
+) -> Epoch:
+    """What ``sweep`` runs, or one of its engines, with an optimizer of ``OPTIMIZERS``.
 
     Its batches are those of the order, which is that of epoch 1 with key 0. With
     "evaluate" and "signals" among the parts, a sweep's looks are done too.
     """
     import jax
+    import optax
 
     from snn_jax.datasets import Dataset, Split
     from snn_jax.ensemble import Ensemble
@@ -75,7 +88,10 @@ def snn_jax(task: Task, parts: str = "train", engine: str = "auto") -> Epoch:
     x, y, order, n, sizes = task
     train = Split(x[: order.size], y[: order.size])
     valid = Split(x[-10_000:], y[-10_000:])
-    recipe = Recipe(MLP(sizes, biases=False), batch_size=order.shape[1])
+    name, options = OPTIMIZERS[optimizer]
+    rule = functools.partial(getattr(optax, name), **options)
+    network = MLP(sizes, biases=False)
+    recipe = Recipe(network, optimizer=rule, batch_size=order.shape[1])
     data, traced = Dataset(train, valid, valid), {"learning_rate": LEARNING_RATE}
     many = Ensemble(recipe, data, count=n, traced=traced, engine=engine)
     rates = np.full(many.size, LEARNING_RATE, np.float32)

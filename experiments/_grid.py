@@ -1,4 +1,7 @@
-"""The speed of snn_jax beside the fastest other tool, in every cell of a grid."""
+"""The speed of snn_jax beside the fastest other tool, in every cell of a grid.
+
+It draws its shuffle itself, the others are handed theirs: 3 ms an epoch of MNIST.
+"""
 
 import itertools
 import time
@@ -145,7 +148,7 @@ def picture(found: list[dict[str, Any]]) -> Figure:
         for row, column in np.ndindex(values.shape):
             value = values[row, column]
             if np.isfinite(value):
-                color = "white" if value > 5 or value < 0.6 else "black"
+                color = "white" if value > 3.8 or value < 0.6 else "black"
                 panel.text(
                     column, row, f"{value:.2g}" if value < 10 else f"{value:.0f}",
                     ha="center", va="center", fontsize=8, color=color,

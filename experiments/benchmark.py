@@ -23,6 +23,13 @@ batch size 32 / 128:
     2.6 / 2.9   the network as the last axis, hidden layers as sums of vector products
     4.9 / 5.8   and intermediate results stored instead of computed again
 
+And of a single network, at batch size 8 / 32 / 128, layers of 10 and of 30 units:
+
+    0.33 / 0.61 / 1.1     0.23 / 0.45 / 0.69   autodiff of x @ W
+    0.47 / 1.1 / 1.6      0.33 / 0.59 / 0.98   the gradient by hand, images in columns
+    0.62 / 1.6 / 1.8      0.24 / 0.57 / 0.85   hidden layers as sums of vector products
+    0.74 / 1.5 / 1.7      0.49 / 0.71 / 1.2    and intermediate results stored
+
 Further gains, each alone: 64 networks a core instead of 32, 1.8 times (128: 0.9); a
 device for each of two cores 1.9 times; 512-bit vectors 1.1 to 1.2; blank pixels left
 out 1.05; dW summed in groups of eight images 1.15; shuffles by one sort of integers
@@ -157,6 +164,7 @@ def main(settings: Settings) -> int:
         for name in set(workers) - {"snn_jax"}:
             workers[name].stop()
         result["parts"] = measure_parts(workers["snn_jax"], settings)
+        result["optimizers"] = measure_optimizers(workers["snn_jax"], settings)
         bar.update(1)
         if settings.scaling:
             result["scaling"] = scaling(workers["snn_jax"], settings)
@@ -251,6 +259,20 @@ def measure_parts(worker: Worker, settings: Settings) -> dict[str, float]:
         worker.ask("prepare", n, order, {"parts": parts})
         seconds[parts] = median(worker.ask("run") for _ in range(settings.repeats))
     return seconds
+
+
+def measure_optimizers(worker: Worker, settings: Settings) -> dict[str, float]:
+    """Rate of each optimizer as a share of plain SGD's, batch size 32, in turns."""
+    from _contenders import OPTIMIZERS
+
+    n, order = min(256, max(settings.networks)), order_of(settings.examples // 5, 32)
+    seconds: dict[str, list[float]] = {name: [] for name in OPTIMIZERS}
+    for _ in range(settings.repeats):
+        for name, found in seconds.items():
+            worker.ask("prepare", n, order, {"optimizer": name})
+            found.append(worker.ask("run"))
+    plain = median(seconds["SGD"])
+    return {name: plain / median(found) for name, found in seconds.items()}
 
 
 def first_output() -> dict[str, float]:
@@ -358,6 +380,9 @@ def report(result: dict[str, Any]) -> list[str]:
         f"evaluation {evaluated:.2f} s, with",
         f"all signals too {all_of_it:.2f} s, of which signals are "
         f"{1 - evaluated / all_of_it:.1%}.",
+        "Optimizers, as shares of the rate of plain SGD: "
+        + ", ".join(f"{k} {v:.0%}" for k, v in result["optimizers"].items())
+        + ".",
     ]
     until = result.get("seconds until", {})
     lines += [f"The study's {what}: {s:.2f} s." for what, s in until.items()]

@@ -33,8 +33,9 @@ COSTS = {64: 1.0, 80: 1.01, 48: 1.02, 96: 1.05, 32: 1.4, 16: 1.5}
 # products of a hidden weight and an image in a step: theirs leave the cache.
 FEW, FEW_OF_SMALL_BATCHES = 32, 16
 MOST_PRODUCTS = 200_000
-# By vmap a core trains as many side by side as have so many weights, 4 MB.
-MOST_WEIGHTS, MOST_BY_VMAP = 2**20, 32
+# By vmap a core trains at most so many side by side, of so many weights (4 MB), and so
+# many numbers with the activations and errors of a batch (16 MB).
+MOST_BY_VMAP, MOST_WEIGHTS, MOST_NUMBERS = 32, 2**20, 2**22
 # Of a GPU, the share of its memory that the networks may take.
 GPU_MEMORY_SHARE = 0.5
 
@@ -210,9 +211,12 @@ def default_width(recipe: Recipe, method: Method, params: Params, count: int) ->
     """
     device = jax.devices()[0]
     weights: int = sum(leaf.size for leaf in jax.tree.leaves(params))
+    units = sum(recipe.network.sizes[1:]) if isinstance(recipe.network, MLP) else 1000
     if device.platform == "cpu":
         if method.engine != "fast":
-            most = max(1, min(MOST_BY_VMAP, MOST_WEIGHTS // weights))
+            numbers = weights + 2 * recipe.batch_size * units
+            most = min(MOST_BY_VMAP, MOST_WEIGHTS // weights, MOST_NUMBERS // numbers)
+            most = max(1, most)
             return math.ceil(count / 2 / math.ceil(count / 2 / most))
 
         def cost(width: int) -> float:
@@ -221,7 +225,6 @@ def default_width(recipe: Recipe, method: Method, params: Params, count: int) ->
         return min(COSTS, key=cost)
     memory = (device.memory_stats() or {}).get("bytes_limit", 2**33)
     images = max(recipe.batch_size, fast.BLOCK, fast.SLAB)
-    units = sum(recipe.network.sizes[1:]) if isinstance(recipe.network, MLP) else 1000
     # Weights before and after, their gradient and what is donated; activations, slopes
     # and errors of a batch. The room for signals in float64 is in the other half.
     floats = 4 * weights + 6 * images * units

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import _command_line
+import _contenders
 import jax.numpy as jnp
 import numpy as np
 import published
@@ -151,7 +152,10 @@ def check_benchmark(printed: str, out: Path) -> None:
     found = re.search(r"from the same weights: within (\S+) nats", printed)
     assert found, printed
     assert float(found.group(1)) < 1e-5
-    (cell,) = json.loads((out / "benchmark.json").read_text())["cells"]
+    found = json.loads((out / "benchmark.json").read_text())
+    (cell,) = found["cells"]
+    assert found["optimizers"].keys() == _contenders.OPTIMIZERS.keys()
+    assert found["optimizers"]["SGD"] == 1.0
     assert {"snn_jax", "jax.vmap", "NumPy"} <= set(cell["rates"])
     assert (out / "figures" / "speed.svg").exists()
 

@@ -30,16 +30,17 @@ def test_networks_fill_two_cores(count: int) -> None:
 
 
 def test_few_networks_are_halved() -> None:
-    """Plain: 18 networks are two chunks of nine, 66 are four of 17; wide ones fewer."""
+    """Plain: 18 are two chunks of nine, 66 are four of 17; fewer if they are large."""
     method = Method("plain", "autodiff", gradients.by_autodiff(DEEP), in_numpy=False)
 
-    def widths(network: MLP) -> list[int]:
+    def widths(network: MLP, batch_size: int = 32) -> list[int]:
         params = jax.eval_shape(network.init, jax.random.key(0))
-        recipe = Recipe(network)
+        recipe = Recipe(network, batch_size=batch_size)
         return [engines.default_width(recipe, method, params, n) for n in (1, 18, 66)]
 
     assert widths(DEEP) == [1, 9, 17]
     assert widths(MLP((784, 300, 10))) == [1, 3, 4]
+    assert widths(DEEP, batch_size=10_000) == [1, 3, 3]
 
 
 USE = """
