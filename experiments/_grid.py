@@ -20,11 +20,12 @@ PEERS = ("jax.vmap", "torch.func.vmap", "PyTorch bmm", "NumPy")
 # A contender is timed on an epoch of MNIST, or on as many images as are so much useful
 # arithmetic, or take so many seconds, and on two batches at least.
 EPOCH, MOST_FLOP, SECONDS = 50_000, 4e10, 0.1
-# Of a contender that reaches less of the fastest one's rate, one round is enough.
+# Of a contender that reaches less than this share of the fastest rate so far, one round
+# is enough.
 FAR_BEHIND = 0.5
 # For so many seconds threads of the contender before wait busily for more work.
 PAUSE = 0.2
-# And a core that had a rest is slow for so many: the last runs count.
+# After a rest a core is slow for so many seconds: of shorter runs the last ones count.
 WARM = 0.3
 
 

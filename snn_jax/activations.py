@@ -44,6 +44,16 @@ def slope(activation: Activation, z: Array) -> Array:
 
 
 @functools.cache
+def has_slope(activation: Activation) -> bool:
+    """Whether ``slope`` can be taken; not of what has a ``jax.custom_vjp``."""
+    try:
+        jax.eval_shape(functools.partial(slope, activation), jnp.zeros(1))
+    except TypeError:
+        return False
+    return True
+
+
+@functools.cache
 def steepest(activation: Activation) -> float:
     """The largest |f'|, looked for between -10 and 10.
 

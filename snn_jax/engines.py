@@ -30,7 +30,8 @@ from snn_jax.recipe import Recipe, transformation
 COSTS = {64: 1.0, 80: 1.01, 48: 1.02, 96: 1.05, 32: 1.4, 16: 1.5}
 # So many networks or fewer are faster by vmap; fewer with batches so small that the
 # fast engine takes several steps of SGD at once. And so are any number with more
-# products of a hidden weight and an image in a step: theirs leave the cache.
+# products of a weight behind the first layer and an image in a step: what lies between
+# layers leaves the cache.
 FEW, FEW_OF_SMALL_BATCHES = 32, 16
 MOST_PRODUCTS = 200_000
 # By vmap a core trains at most so many side by side, of so many weights (4 MB), and so
@@ -189,7 +190,7 @@ def choose(
         sgd = is_sgd(recipe.optimizer, traced, static, params)
         return Method("fast", "by hand", by_hand, in_numpy=False, sgd=sgd)
     if own is None:
-        if recipe.loss is losses.nll and isinstance(network, MLP) and network.plain:
+        if recipe.loss is losses.nll and fast.by_hand(network):
             by_hand = fast.value_and_grad(network)
             return Method("plain", "by hand", by_hand, in_numpy=False)
         autodiff = gradients.by_autodiff(network, recipe.loss)
@@ -215,8 +216,8 @@ def default_width(recipe: Recipe, method: Method, params: Params, count: int) ->
     if device.platform == "cpu":
         if method.engine != "fast":
             numbers = weights + 2 * recipe.batch_size * units
-            most = min(MOST_BY_VMAP, MOST_WEIGHTS // weights, MOST_NUMBERS // numbers)
-            most = max(1, most)
+            most = min(MOST_BY_VMAP, MOST_WEIGHTS // max(1, weights))
+            most = max(1, min(most, MOST_NUMBERS // numbers))
             return math.ceil(count / 2 / math.ceil(count / 2 / most))
 
         def cost(width: int) -> float:

@@ -155,7 +155,7 @@ def check_benchmark(printed: str, out: Path) -> None:
     found = json.loads((out / "benchmark.json").read_text())
     (cell,) = found["cells"]
     assert found["optimizers"].keys() == _contenders.OPTIMIZERS.keys()
-    assert found["optimizers"]["SGD"] == 1.0
+    assert all(0 < share < 20 for share in found["optimizers"].values())
     assert {"snn_jax", "jax.vmap", "NumPy"} <= set(cell["rates"])
     assert (out / "figures" / "speed.svg").exists()
 

@@ -223,6 +223,34 @@ def test_probabilities_at_extreme_logits() -> None:
     np.testing.assert_allclose(p[..., 0], jax.nn.softmax(logits[..., 0]), atol=1e-38)
 
 
+def test_what_the_gradient_by_hand_leaves_to_autodiff() -> None:
+    """A straight-through step has no slope forward; a subclass may be another network.
+
+    Labels of a byte count further than a byte does.
+    """
+
+    @jax.custom_vjp
+    def step(z: jax.Array) -> jax.Array:
+        return jnp.sign(z)
+
+    step.defvjp(lambda z: (step(z), None), lambda _, g: (g,))
+
+    class Mine(MLP):
+        pass
+
+    sizes = (20, 40, 10)
+    assert fast.by_hand(MLP(sizes))
+    assert not fast.by_hand(MLP(sizes, step))
+    assert not fast.by_hand(Mine(sizes))
+    net = MLP((20, 300))
+    params, y = net.init(jax.random.key(0)), np.arange(8)
+    one, other = (
+        fast.value_and_grad(net)(params, jnp.ones((8, 20)), jnp.asarray(labels))[0]
+        for labels in (y, y.astype(np.uint8))
+    )
+    assert one == other
+
+
 @pytest.mark.parametrize(
     ("name", "images"),
     [*((name, 9) for name in NETS), ("biases", 1), ("wide", 9), ("wide", 33)],

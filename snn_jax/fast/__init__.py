@@ -45,8 +45,9 @@ from typing import Any
 import numpy as np
 from jaxtyping import Int
 
+from snn_jax.activations import has_slope
 from snn_jax.datasets import Split
-from snn_jax.fast.alone import value_and_grad
+from snn_jax.fast.alone import MAX_TERMS, value_and_grad
 from snn_jax.fast.evaluation import evaluate
 from snn_jax.fast.layers import SLAB
 from snn_jax.fast.rules import run_epoch_with, serves
@@ -57,6 +58,7 @@ __all__ = [
     "BLOCK",
     "ONE_STEP",
     "SLAB",
+    "by_hand",
     "evaluate",
     "fits",
     "run_epoch",
@@ -68,21 +70,34 @@ __all__ = [
 
 # Sums over the inputs of a unit are written out, term by term, up to this fan-in.
 # Above it matrix products are large enough for vmap.
-MAX_FAN_IN = 32
+MAX_FAN_IN = MAX_TERMS
+
+
+def by_hand(network: Any) -> bool:
+    """Whether ``value_and_grad`` serves a network: plain, with few classes.
+
+    Classes are written out. A class made from MLP may compute something else, and an
+    activation with a ``jax.custom_vjp`` has no slope forward.
+
+    >>> by_hand(MLP((784, 300, 10))), by_hand(MLP((784, 300, 1000)))
+    (True, False)
+    """
+    return (
+        type(network) is MLP
+        and network.plain
+        and network.sizes[-1] <= MAX_FAN_IN
+        and has_slope(network.activation)
+    )
 
 
 def fits(network: Any) -> bool:
-    """Whether all layers but the first are narrow enough to be written out, and plain.
+    """Whether all layers but the first are narrow enough to be written out, too.
 
     >>> from snn_jax.networks import DEEP
     >>> fits(DEEP), fits(MLP((784, 300, 10)))
     (True, False)
     """
-    return (
-        isinstance(network, MLP)
-        and network.plain
-        and max(network.sizes[1:]) <= MAX_FAN_IN
-    )
+    return by_hand(network) and max(network.sizes[1:]) <= MAX_FAN_IN
 
 
 def without_blank_pixels(train: Split) -> tuple[Split, Int[np.ndarray, " P"]]:

@@ -15,7 +15,7 @@ from snn_jax.networks import MLP, Images, Labels, Params
 
 # Inputs of a unit up to which its sum is written out.
 MAX_TERMS = 32
-# Where it is not, fewer images are faster one a row.
+# In networks with wider layers, batches of fewer images are faster with an image a row.
 FEW_IMAGES = 32
 
 
@@ -51,7 +51,7 @@ ROWS = _Layout(1, lambda W, a: a @ W.T, lambda delta, a: delta.T @ a)
 
 @functools.cache
 def value_and_grad(network: MLP) -> ValueAndGrad:
-    """``backprop.value_and_grad`` of one plain network, faster.
+    """``backprop.value_and_grad`` of one network, plain and of few classes, faster.
 
     Alone, a network has its images along the last axis, where elsewhere there are
     networks, and its weights are the same for all of them.
@@ -62,11 +62,12 @@ def value_and_grad(network: MLP) -> ValueAndGrad:
     def by_hand(
         params: Params, x: Images, y: Labels
     ) -> tuple[Float[Array, ""], Params]:
-        images, labels = jnp.asarray(x).reshape(len(x), -1), jnp.asarray(y)
+        images = jnp.asarray(x).reshape(len(x), -1)
+        labels = jnp.asarray(y).astype(jnp.int32)  # one_hot counts in their own type
         rows = wide and len(images) < FEW_IMAGES
         units, times, gradient = ROWS if rows else COLUMNS
         written_out = not wide and len(images) > 1
-        kept = storing((labels[0].astype(jnp.int32) < 0).astype(jnp.int32))
+        kept = storing((labels[0] < 0).astype(jnp.int32))
 
         activations, pre_activations = [images if rows else images.T], []
         for layer in layers:
