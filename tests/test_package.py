@@ -41,7 +41,14 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fast.evaluation": {"datasets", "fast.layers", "networks", "training"},
     "fast.alone": {"activations", "fast.layers", "gradients", "networks"},
     "fast": {
-        *("datasets", "fast.alone", "fast.evaluation", "fast.layers", "fast.rules"),
+        *(
+            "activations",
+            "datasets",
+            "fast.alone",
+            "fast.evaluation",
+            "fast.layers",
+            "fast.rules",
+        ),
         *("fast.sgd", "networks"),
     },
     "engines": {"datasets", "fast", "gradients", "losses", "networks", "recipe"},
