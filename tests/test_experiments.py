@@ -152,10 +152,10 @@ def check_benchmark(printed: str, out: Path) -> None:
     found = re.search(r"from the same weights: within (\S+) nats", printed)
     assert found, printed
     assert float(found.group(1)) < 1e-5
-    found = json.loads((out / "benchmark.json").read_text())
-    (cell,) = found["cells"]
-    assert found["optimizers"].keys() == _contenders.OPTIMIZERS.keys()
-    assert all(0 < share < 20 for share in found["optimizers"].values())
+    result = json.loads((out / "benchmark.json").read_text())
+    (cell,) = result["cells"]
+    assert result["optimizers"].keys() == _contenders.OPTIMIZERS.keys()
+    assert all(0 < share < 20 for share in result["optimizers"].values())
     assert {"snn_jax", "jax.vmap", "NumPy"} <= set(cell["rates"])
     assert (out / "figures" / "speed.svg").exists()
 

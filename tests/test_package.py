@@ -41,15 +41,8 @@ MAY_IMPORT: dict[str, set[str]] = {
     "fast.evaluation": {"datasets", "fast.layers", "networks", "training"},
     "fast.alone": {"activations", "fast.layers", "gradients", "networks"},
     "fast": {
-        *(
-            "activations",
-            "datasets",
-            "fast.alone",
-            "fast.evaluation",
-            "fast.layers",
-            "fast.rules",
-        ),
-        *("fast.sgd", "networks"),
+        *("activations", "datasets", "fast.alone", "fast.evaluation", "fast.layers"),
+        *("fast.rules", "fast.sgd", "networks"),
     },
     "engines": {"datasets", "fast", "gradients", "losses", "networks", "recipe"},
     "devices": set(),

@@ -87,7 +87,7 @@ def test_the_grid_names_the_slowest_cell_first() -> None:
     fast = cell._replace(networks=16)._asdict()
     fast |= {"rates": {"snn_jax": [6e6], "jax.vmap": [2e6]}}
     assert (_grid.ratio(slow), _grid.ratio(fast)) == (0.5, 3.0)
-    # By the definition in benchmark's constant: of a network of 5 layers of 10.
+    # What the benchmark counts for the deep network, 5 layers of 10.
     assert cell.flop == _workers.FLOP
     lines = _grid.report([fast, slow])
     assert "2 cells" in lines[0]
